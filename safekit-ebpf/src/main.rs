@@ -1,0 +1,3 @@
+//! The XDP entry.
+#![no_std]
+#![no_main]

@@ -1,0 +1,15 @@
+//! L0, the vocabulary: plain values that every layer may use and that use no layer.
+
+pub mod bits;
+pub mod command;
+pub mod event;
+pub mod ids;
+pub mod snapshot;
+pub mod time;
+
+pub use bits::BucketBits;
+pub use command::{Command, Reply};
+pub use event::{Departure, Event, EventKind};
+pub use ids::{BootId, Bucket, GroupId, NetworkId, NodeId, NodeSet, Seq, ViewId};
+pub use snapshot::Snapshot;
+pub use time::Instant;

@@ -1,0 +1,154 @@
+//! What a screen may know: one value, made by the daemon, read by the CLI, the demo and the tests.
+//!
+//! Every figure is as of `taken`; a reader on the same kernel can compare it with its own boot clock.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Departure, Event, Instant, ViewId};
+
+pub const API_VERSION: &str = "v1";
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// Always [`API_VERSION`].
+    pub api_version: String,
+    pub cluster: String,
+    pub node: String,
+    pub taken: Instant,
+    pub verdict: Verdict,
+    /// One sentence for people: what is wrong, or that all is well.
+    pub summary: String,
+    pub state: MemberState,
+    pub view: ViewId,
+    pub view_since: Instant,
+    pub heartbeat: HeartbeatInfo,
+    /// All nodes of the cluster in the order of the configuration, this one included.
+    pub nodes: Vec<NodeInfo>,
+    pub farms: Vec<FarmInfo>,
+    /// The newest last; bounded.
+    pub events: Vec<Event>,
+}
+
+/// First word of `safekit status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Verdict {
+    /// Every node is a member and every bucket has its owner.
+    Converged,
+    /// A change is under way.
+    Converging,
+    /// Every bucket has its owner, but a node is missing or something needs attention.
+    Degraded,
+    /// A peer is alive and cannot be understood, or claims what this node owns.
+    Split,
+    /// This node accepts nothing.
+    Down,
+}
+
+/// A node's membership as it announces it.
+///
+/// ```text
+/// Joining --listened D--> Announce --2 heartbeats--> Active --leave--> Leaving --> (gone)
+///    ^                                                 |
+///    +---------------- woke later than D --------------+
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberState {
+    Joining,
+    Announce,
+    Active,
+    Leaving,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeartbeatInfo {
+    pub interval_ms: u64,
+    pub timeout_ms: u64,
+    pub lease_ms: u64,
+    /// Whether the heartbeat thread runs with real-time priority and locked memory.
+    pub realtime: bool,
+    /// Worst lateness of the heartbeat thread in the last minute.
+    pub lateness_max_us: u64,
+    /// Datagrams on the heartbeat port that could not be authenticated.
+    pub rejected: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeInfo {
+    pub name: String,
+    pub this: bool,
+    /// In this node's view.
+    pub member: bool,
+    /// As last announced by the node itself; none when it was never heard.
+    pub state: Option<MemberState>,
+    /// Time since it was last heard, directly or relayed.
+    pub heard_ms: Option<u64>,
+    /// Why it is not a member, when that is known.
+    pub departed: Option<Departure>,
+    /// It runs with the configuration of this node.
+    pub same_config: Option<bool>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FarmInfo {
+    pub module: String,
+    pub delivery: String,
+    pub virtual_ips: Vec<VirtualIpInfo>,
+    pub rules: Vec<RuleInfo>,
+    pub groups: Vec<GroupInfo>,
+    pub counters: Vec<CounterInfo>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualIpInfo {
+    pub address: IpAddr,
+    pub interface: String,
+    /// The virtual MAC that ARP answers name.
+    pub mac: String,
+    /// `native` or `generic`.
+    pub xdp_mode: String,
+    /// Why this mode.
+    pub xdp_reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleInfo {
+    pub protocol: String,
+    pub port: u16,
+    pub balance: String,
+    /// The group whose table decides.
+    pub group: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupInfo {
+    pub group: u16,
+    pub buckets: u32,
+    /// Accepted by this node.
+    pub owned: u32,
+    pub transitional: u32,
+    pub applied: Instant,
+    /// How long the kernel took to get the last table.
+    pub apply_us: u64,
+    /// Buckets per node, as this node's view has it, in the order of `nodes`.
+    pub shares: Vec<u32>,
+    /// Live connections of this node in buckets that other nodes own, as of the last count.
+    pub held_connections: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CounterInfo {
+    pub reason: String,
+    pub packets: u64,
+}

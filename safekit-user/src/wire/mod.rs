@@ -1,0 +1,3 @@
+//! L1: bytes on the network, and the values they stand for. Versioned; everything received is refused or complete.
+
+pub mod heartbeat;
