@@ -3,8 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::engine::farm::Timing;
-use crate::types::{NetworkId, NodeId};
+use crate::types::{NetworkId, NodeId, Timing};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {

@@ -12,4 +12,4 @@ pub use command::{Command, Reply};
 pub use event::{Departure, Event, EventKind};
 pub use ids::{BootId, Bucket, GroupId, NetworkId, NodeId, NodeSet, Seq, ViewId};
 pub use snapshot::Snapshot;
-pub use time::Instant;
+pub use time::{Instant, Timing};

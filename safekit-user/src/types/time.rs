@@ -1,4 +1,4 @@
-//! A point on the kernel's boot clock.
+//! A point on the kernel's boot clock, and the spans that a cluster agrees on.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
@@ -29,6 +29,17 @@ impl Sub<Duration> for Instant {
     fn sub(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(nanos(span)))
     }
+}
+
+/// The timing of one cluster; every node has the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// h: a heartbeat at least this often.
+    pub interval: Duration,
+    /// D: silence after which a peer is out of the view.
+    pub timeout: Duration,
+    /// L: how long the kernel may accept after the last renewal.
+    pub lease: Duration,
 }
 
 fn nanos(span: Duration) -> u64 {

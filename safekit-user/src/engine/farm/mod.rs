@@ -4,21 +4,9 @@
 //! is written before the heartbeat that says so leaves).
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::types::{BootId, BucketBits, Event, GroupId, Instant, NodeId, NodeSet};
+use crate::types::{BootId, BucketBits, Event, GroupId, Instant, NodeId, NodeSet, Timing};
 use crate::wire::heartbeat::Heartbeat;
-
-/// The timing of one cluster; every node has the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
-    /// h: a heartbeat at least this often.
-    pub interval: Duration,
-    /// D: silence after which a peer is out of the view.
-    pub timeout: Duration,
-    /// L: how long the kernel may accept after the last renewal.
-    pub lease: Duration,
-}
 
 /// One rule group: who may own its buckets, with which weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
