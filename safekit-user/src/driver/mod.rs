@@ -1,0 +1,10 @@
+//! L3: the only code with sockets, files, clocks and processes. It carries out what the engines decide.
+
+pub mod announce;
+pub mod clock;
+pub mod connections;
+pub mod heartbeat;
+pub mod inbox;
+pub mod links;
+pub mod realtime;
+pub mod vip;

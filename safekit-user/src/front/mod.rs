@@ -1,0 +1,3 @@
+//! L4: what people touch.
+
+pub mod control;
