@@ -1,5 +1,15 @@
 //! L1: YAML text -> [`Config`]. Parsed, not validated: what is in here holds, and nobody checks again.
 
+pub mod duration;
+pub mod error;
+pub mod key;
+pub mod load;
+mod locate;
+mod raw;
+
+pub use error::ConfigErrors;
+pub use load::{load, parse};
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 

@@ -42,6 +42,23 @@ pub struct Timing {
     pub lease: Duration,
 }
 
+impl Timing {
+    /// Bare metal with processors to spare.
+    pub const FAST: Self = Self::millis(10, 80, 40);
+    /// LAN; virtual machines that are not migrated live.
+    pub const DEFAULT: Self = Self::millis(25, 200, 100);
+    /// Live migration, busy hosts.
+    pub const TOLERANT: Self = Self::millis(100, 1000, 500);
+
+    const fn millis(interval: u64, timeout: u64, lease: u64) -> Self {
+        Self {
+            interval: Duration::from_millis(interval),
+            timeout: Duration::from_millis(timeout),
+            lease: Duration::from_millis(lease),
+        }
+    }
+}
+
 fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
