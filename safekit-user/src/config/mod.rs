@@ -13,7 +13,7 @@ pub use load::{load, parse};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::types::{NetworkId, NodeId, Timing};
+use crate::types::{GroupId, NetworkId, NodeId, Timing};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -105,6 +105,11 @@ impl Config {
 
     pub fn networks(&self) -> impl Iterator<Item = (NetworkId, &Network)> {
         self.cluster.networks.iter().enumerate().map(|(index, network)| (NetworkId(index as u8), network))
+    }
+
+    /// The rule group of each farm: the same number on every node, whichever farms it takes part in.
+    pub fn farm_groups(&self) -> impl Iterator<Item = (GroupId, &Farm)> {
+        self.farms().enumerate().map(|(index, farm)| (GroupId(index as u16), farm))
     }
 
     pub fn farms(&self) -> impl Iterator<Item = &Farm> {

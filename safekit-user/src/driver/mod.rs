@@ -3,6 +3,7 @@
 pub mod announce;
 pub mod clock;
 pub mod connections;
+pub mod datapath;
 pub mod heartbeat;
 pub mod inbox;
 pub mod links;
