@@ -43,19 +43,25 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// Bare metal with processors to spare.
-    pub const FAST: Self = Self::millis(10, 80, 40);
-    /// LAN; virtual machines that are not migrated live.
-    pub const DEFAULT: Self = Self::millis(25, 200, 100);
-    /// Live migration, busy hosts.
-    pub const TOLERANT: Self = Self::millis(100, 1000, 500);
+    /// LANs, and virtual machines without live migration.
+    pub const DEFAULT: Self = Self::of_ms(25, 200, 100);
+    /// Bare metal with a core to spare.
+    pub const FAST: Self = Self::of_ms(10, 80, 40);
+    /// Live migration, busy hosts, clouds.
+    pub const TOLERANT: Self = Self::of_ms(100, 1000, 500);
 
-    const fn millis(interval: u64, timeout: u64, lease: u64) -> Self {
+    const fn of_ms(interval: u64, timeout: u64, lease: u64) -> Self {
         Self {
             interval: Duration::from_millis(interval),
             timeout: Duration::from_millis(timeout),
             lease: Duration::from_millis(lease),
         }
+    }
+
+    /// L_y: without an acknowledgement for so long, a node gives up what the silent hearer would own (R4). Three
+    /// quarters of D, so that it comes well before anybody acts at D.
+    pub fn yield_after(&self) -> Duration {
+        self.timeout * 3 / 4
     }
 }
 
