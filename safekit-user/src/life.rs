@@ -1,5 +1,6 @@
 //! `safekit daemon`: the parent, and the daemon that it starts. Joins what drivers make with what people touch.
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use tokio::sync::mpsc;
 /// Questions of clients under way; more wait in their clients' tasks.
 const QUESTIONS_MAX: usize = 32;
 
-pub fn daemon(args: &DaemonArgs) -> Exit {
+pub(crate) fn daemon(args: &DaemonArgs) -> Exit {
     install_log();
     let result = match &args.boot {
         None => parent(args),
@@ -37,7 +38,12 @@ pub fn daemon(args: &DaemonArgs) -> Exit {
 fn install_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SAFEKIT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
 }
 
 fn parent(args: &DaemonArgs) -> anyhow::Result<()> {

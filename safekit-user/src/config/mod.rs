@@ -2,12 +2,14 @@
 
 pub mod duration;
 pub mod error;
+mod hash;
 pub mod key;
 pub mod load;
 mod locate;
 mod raw;
 
 pub use error::ConfigErrors;
+pub use hash::ownership_hash;
 pub use load::{load, parse};
 
 use std::net::IpAddr;
@@ -116,5 +118,26 @@ impl Config {
         self.modules.iter().map(|module| match module {
             Module::Farm(farm) => farm,
         })
+    }
+}
+
+impl Protocol {
+    /// As the file has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+impl Balance {
+    /// As the file has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Client => "client",
+            Self::ClientNetwork => "client_network",
+        }
     }
 }

@@ -32,10 +32,10 @@ pub type BucketOf = Box<dyn Fn(Balance, IpAddr, u16) -> Bucket + Send>;
 impl Places {
     pub fn new(config: &Config, bucket_of: BucketOf) -> Self {
         let mut rules = HashMap::new();
-        for (group, farm) in config.farms().enumerate() {
+        for (group, farm) in config.farm_groups() {
             for rule in farm.rules.iter().filter(|rule| rule.protocol == Protocol::Tcp) {
                 for vip in &farm.virtual_ips {
-                    rules.insert((vip.address, rule.port), (GroupId(group as u16), rule.balance));
+                    rules.insert((vip.address, rule.port), (group, rule.balance));
                 }
             }
         }

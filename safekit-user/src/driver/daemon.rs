@@ -18,20 +18,25 @@ use super::vip::{self, VirtualIps, Wanted};
 use super::{clock, links, realtime};
 use crate::config::key::ClusterKey;
 use crate::config::{Balance, Config, ownership_hash};
-use crate::engine::farm::{Engine, Input, Setup};
+use crate::engine::farm::{Engine, Group, HOLD, Input, Rules, Setup};
 use crate::types::snapshot::VirtualIpInfo;
-use crate::types::{BootId, Bucket, NodeId, Snapshot};
+use crate::types::{BootId, NodeId, Snapshot};
 use crate::wire::seal::{Opener, Sealer, derive_hash_key};
 
 /// Buckets of a rule group.
 pub const BUCKETS: usize = 65_536;
 
+/// A clean stop lets requests under way finish, and does not wait for idle connections.
+const LEAVE_DRAIN_MAX: Duration = Duration::from_secs(1);
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     VirtualIp(#[from] vip::Error),
-    #[error("cannot load the farm filter")]
+    #[error(transparent)]
     Datapath(#[from] datapath::Error),
+    #[error(transparent)]
+    TooMuch(#[from] datapath::TooMuch),
     #[error(transparent)]
     Heartbeat(#[from] super::heartbeat::Error),
     #[error("cannot {action}")]
@@ -66,7 +71,7 @@ pub struct Running {
 impl Life {
     /// Brings everything up, the heartbeat thread last.
     pub async fn start(self) -> Result<Running, Error> {
-        let plan = Plan::new(&self.config, self.me, derive_hash_key(&self.key));
+        let plan = Plan::new(&self.config, self.me, derive_hash_key(&self.key))?;
         let mut addresses = VirtualIps::bring_up(&self.wanted(&plan)).await?;
         match self.start_with(&plan, &addresses) {
             Ok((snapshots, inbox, ended)) => {
@@ -85,13 +90,13 @@ impl Life {
         self,
         plan: &Plan,
         addresses: &VirtualIps,
-    ) -> Result<
-        (watch::Receiver<Arc<Snapshot>>, Inbox, oneshot::Receiver<Result<(), runtime::Error>>),
-        Error,
-    > {
+    ) -> Result<(watch::Receiver<Arc<Snapshot>>, Inbox, oneshot::Receiver<Result<(), runtime::Error>>), Error>
+    {
         let io = |action| move |source| Error::Io { action, source };
         datapath::ensure_bpffs(&self.pin_dir)?;
-        let datapath = Datapath::load(plan, Some(&self.pin_dir), XdpMode::Auto)?;
+        let pins = Some(self.pin_dir.as_path());
+        let mut datapath = Datapath::load(plan, pins, self.config.cluster.timing.lease)?;
+        datapath.attach(&addresses.interfaces, pins, XdpMode::Auto)?;
         let sockets = Sockets::open(&self.config, self.me, Port::Configured)?;
         let (inbox, requests) = inbox::inbox().map_err(io("make the heartbeat thread's inbox"))?;
         let places = Places::new(&self.config, bucket_of(plan));
@@ -144,10 +149,11 @@ impl Life {
             nodes: self.config.cluster.nodes.iter().map(|node| node.name.clone()).collect(),
             config: ownership_hash(&self.config),
             timing: self.config.cluster.timing,
-            groups: self.config.groups(),
+            groups: groups(&self.config),
             buckets: BUCKETS,
             seed: u64::from_le_bytes(self.boot.0[..8].try_into().expect("a boot id has sixteen bytes")),
-            ..Setup::default()
+            hold: HOLD,
+            rules: Rules::ALL,
         }
     }
 
@@ -177,12 +183,15 @@ impl Life {
     fn virtual_ips(&self, plan: &Plan, datapath: &Datapath) -> Vec<VirtualIpInfo> {
         let info = |vip: &datapath::PlannedVip| {
             let attached = datapath.attachment(&vip.interface);
+            let unattached = || ("none".to_owned(), "not attached".to_owned());
+            let (xdp_mode, xdp_reason) = attached
+                .map_or_else(unattached, |attached| (attached.mode.to_owned(), attached.reason.clone()));
             VirtualIpInfo {
                 address: vip.address,
                 interface: vip.interface.clone(),
                 mac: mac_text(vip.mac),
-                xdp_mode: attached.mode.to_owned(),
-                xdp_reason: attached.reason.to_owned(),
+                xdp_mode,
+                xdp_reason,
             }
         };
         plan.virtual_ips().iter().map(info).collect()
@@ -200,7 +209,7 @@ impl Running {
 
 /// Asks the engine to leave: release, announce, drain, and then end.
 pub async fn leave(inbox: &Inbox) {
-    while inbox.post(Request::Engine(Input::Leave)).is_err() {
+    while inbox.post(Request::Engine(Input::Leave { drain_max: LEAVE_DRAIN_MAX })).is_err() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -219,9 +228,16 @@ fn watch_carrier(addresses: &VirtualIps, inbox: Inbox) {
     });
 }
 
+/// Equal weights for the farm's nodes, none for the others.
+fn groups(config: &Config) -> Vec<Group> {
+    let weight = |farm: &crate::config::Farm, node| u32::from(farm.nodes.contains(&NodeId(node as u8)));
+    let weights = |farm| (0..config.cluster.nodes.len()).map(|node| weight(farm, node)).collect();
+    config.farm_groups().map(|(id, farm)| Group { id, weights: weights(farm) }).collect()
+}
+
 fn bucket_of(plan: &Plan) -> census::BucketOf {
     let plan = plan.clone();
-    Box::new(move |balance: Balance, client, port| Bucket(plan.bucket(balance, client, port)))
+    Box::new(move |balance: Balance, client, port| plan.bucket(balance, client, port))
 }
 
 fn mac_text(mac: [u8; 6]) -> String {

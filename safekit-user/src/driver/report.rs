@@ -5,15 +5,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::datapath::Datapath;
-use crate::config::{Balance, Config, Farm, Protocol};
+use crate::config::{Balance, Config, Farm};
 use crate::driver::census::BucketOf;
 use crate::engine::farm::{Engine, PeerStatus, Table};
 use crate::engine::health::{Facts, judge};
+use crate::types::command::Explanation;
 use crate::types::snapshot::{
     API_VERSION, CounterInfo, FarmInfo, GroupInfo, HeartbeatInfo, MemberState, NodeInfo, RuleInfo, Verdict,
     VirtualIpInfo,
 };
-use crate::types::command::Explanation;
 use crate::types::{Command, Event, EventKind, GroupId, Instant, NodeId, NodeSet, Reply, Snapshot};
 
 /// The newest events that a snapshot carries.
@@ -220,9 +220,8 @@ impl Reporter {
 
     fn farms(&self, engine: &Engine, datapath: &Datapath) -> Vec<FarmInfo> {
         let counters = datapath.counters();
-        let farm_info = |(index, farm): (usize, &Farm)| {
-            let group = GroupId(index as u16);
-            let counted = counters.iter().filter(|counter| counter.module == farm.name);
+        let farm_info = |(group, farm): (GroupId, &Farm)| {
+            let counted = counters.iter().filter(|counter| counter.module.as_deref() == Some(&farm.name));
             FarmInfo {
                 module: farm.name.clone(),
                 delivery: "flood".to_owned(),
@@ -234,11 +233,14 @@ impl Reporter {
                 rules: farm.rules.iter().map(|rule| rule_info(rule, group)).collect(),
                 groups: vec![self.group_info(engine, group)],
                 counters: counted
-                    .map(|counter| CounterInfo { reason: counter.reason.to_owned(), packets: counter.packets })
+                    .map(|counter| CounterInfo {
+                        reason: counter.reason.as_str().to_owned(),
+                        packets: counter.packets,
+                    })
                     .collect(),
             }
         };
-        self.config.farms().enumerate().map(farm_info).collect()
+        self.config.farm_groups().map(farm_info).collect()
     }
 
     fn group_info(&self, engine: &Engine, group: GroupId) -> GroupInfo {
@@ -267,13 +269,15 @@ impl Reporter {
 
     fn explain(&self, engine: &Engine, client: IpAddr, port: Option<u16>) -> Reply {
         let mut answers = Vec::new();
-        for (index, farm) in self.config.farms().enumerate() {
-            let group = GroupId(index as u16);
+        for (group, farm) in self.config.farm_groups() {
             for vip in farm.virtual_ips.iter().filter(|vip| vip.address.is_ipv4() == client.is_ipv4()) {
                 for rule in &farm.rules {
                     let Some(port) = client_port(rule.balance, port) else {
                         return Reply::Refused {
-                            error: format!("module {} balances by connection: the client's port decides", farm.name),
+                            error: format!(
+                                "module {} balances by connection: the client's port decides",
+                                farm.name
+                            ),
                             next_step: format!("name it: `safekit farm explain {client}:PORT`"),
                         };
                     };
@@ -284,9 +288,9 @@ impl Reporter {
                     answers.push(Explanation {
                         module: farm.name.clone(),
                         virtual_ip: vip.address,
-                        protocol: protocol(rule.protocol).to_owned(),
+                        protocol: rule.protocol.name().to_owned(),
                         port: rule.port,
-                        balance: balance(rule.balance).to_owned(),
+                        balance: rule.balance.name().to_owned(),
                         bucket,
                         owner,
                         transitional: engine.table(group).transitional.contains(bucket),
@@ -315,24 +319,9 @@ fn client_port(balance: Balance, port: Option<u16>) -> Option<u16> {
 
 fn rule_info(rule: &crate::config::Rule, group: GroupId) -> RuleInfo {
     RuleInfo {
-        protocol: protocol(rule.protocol).to_owned(),
+        protocol: rule.protocol.name().to_owned(),
         port: rule.port,
-        balance: balance(rule.balance).to_owned(),
+        balance: rule.balance.name().to_owned(),
         group: group.0,
-    }
-}
-
-fn protocol(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    }
-}
-
-fn balance(balance: Balance) -> &'static str {
-    match balance {
-        Balance::Connection => "connection",
-        Balance::Client => "client",
-        Balance::ClientNetwork => "client_network",
     }
 }

@@ -90,8 +90,7 @@ impl Runtime {
                 Turn::GoOn => {}
                 Turn::Left => break,
             }
-            let publish_at =
-                published + if dirty { PUBLISH_INTERVAL_MIN } else { PUBLISH_INTERVAL_MAX };
+            let publish_at = published + if dirty { PUBLISH_INTERVAL_MIN } else { PUBLISH_INTERVAL_MAX };
             if publish_at <= now {
                 self.publish(now);
                 published = now;
@@ -124,8 +123,8 @@ impl Runtime {
     fn take_datagrams(&mut self, buffer: &mut [u8], now: Instant) {
         for _ in 0..DATAGRAMS_PER_TURN_MAX {
             let Some((_, length)) = self.sockets.receive(buffer) else { return };
-            match self.opener.open(&buffer[..length]) {
-                Ok((header, plaintext)) => match heartbeat::decode(&plaintext) {
+            match self.opener.open(&mut buffer[..length]) {
+                Ok((header, plaintext)) => match heartbeat::decode(plaintext) {
                     Ok(body) => {
                         let heartbeat =
                             Heartbeat { sender: header.sender, boot: header.boot, seq: header.seq, body };
@@ -192,7 +191,8 @@ impl Runtime {
         let timeout = Timespec { tv_sec: span.as_secs() as i64, tv_nsec: i64::from(span.subsec_nanos()) };
         let wake = self.requests.descriptor();
         let mut ready: Vec<PollFd<'_>> = vec![PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN)];
-        ready.extend(self.sockets.descriptors().map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)));
+        ready
+            .extend(self.sockets.descriptors().map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)));
         match poll(&mut ready, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(Error::Poll(error)),
@@ -230,6 +230,8 @@ fn log(event: &Event) {
             tracing::debug!(group = group.0, owned, transitional, "table decided");
         }
         EventKind::Member { state } => tracing::info!(?state, "membership of this node changes"),
-        EventKind::WokeLate { late_ms } => tracing::warn!(late_ms, "woke late: accepts nothing until peers answer"),
+        EventKind::WokeLate { late_ms } => {
+            tracing::warn!(late_ms, "woke late: accepts nothing until peers answer")
+        }
     }
 }

@@ -1,3 +1,6 @@
 //! L4: what people touch.
 
+pub mod cli;
 pub mod control;
+pub mod control_client;
+pub mod exit;

@@ -116,6 +116,7 @@ pub struct Datapath {
     active: Array<MapData, u32>,
     lease: Array<MapData, u64>,
     counters: PerCpuArray<MapData, u64>,
+    interfaces: HashMap<MapData, u32, SharedInterface>,
     active_slots: BTreeMap<GroupId, u32>,
     lease_clock: LeaseClock,
     clocks: Clocks,
@@ -163,6 +164,7 @@ impl Datapath {
             active: take(&mut ebpf, maps::ACTIVE)?,
             lease: take(&mut ebpf, maps::LEASE)?,
             counters: take(&mut ebpf, maps::COUNTERS)?,
+            interfaces: take(&mut ebpf, maps::INTERFACES)?,
             ebpf,
             active_slots: BTreeMap::new(),
             lease_clock,
@@ -179,40 +181,37 @@ impl Datapath {
     fn fill(&mut self, plan: &Plan) -> Result<(), Error> {
         let mut virtual_ips: HashMap<_, SharedAddress, SharedVirtualIp> =
             take(&mut self.ebpf, maps::VIRTUAL_IPS)?;
-        for (index, vip) in plan.virtual_ips.iter().enumerate() {
-            let value = abi::VirtualIp {
-                index: index as u16,
-                group: vip.group.0,
-                scope: vip.scope,
-                mac: vip.mac,
-                padding: [0; 4],
-            };
+        for (address, value) in plan.filter_virtual_ips() {
             virtual_ips
-                .insert(SharedAddress(plan::address(vip.address)), SharedVirtualIp(value), 0)
+                .insert(SharedAddress(address), SharedVirtualIp(value), 0)
                 .map_err(|source| Error::Map { name: maps::VIRTUAL_IPS, source })?;
         }
         let mut rules: HashMap<_, SharedRuleKey, SharedRule> = take(&mut self.ebpf, maps::RULES)?;
-        for (key, rule) in &plan.rules {
+        for (key, rule) in plan.filter_rules() {
             rules
-                .insert(SharedRuleKey(*key), SharedRule(*rule), 0)
+                .insert(SharedRuleKey(key), SharedRule(rule), 0)
                 .map_err(|source| Error::Map { name: maps::RULES, source })?;
         }
         Ok(())
     }
 
-    /// Attaches the filter to `interfaces` (by name), each of which then knows its own MAC.
+    /// Tells the filter its own MAC on an interface; frames from interfaces that it does not know are dropped.
+    pub fn know(&mut self, index: u32, mac: [u8; 6]) -> Result<(), Error> {
+        let interface = SharedInterface(abi::Interface { mac, padding: [0; 2] });
+        self.interfaces
+            .insert(index, interface, 0)
+            .map_err(|source| Error::Map { name: maps::INTERFACES, source })
+    }
+
+    /// Attaches the filter to `interfaces`, by name.
     pub fn attach(
         &mut self,
         interfaces: &BTreeMap<String, Interface>,
         pin_dir: Option<&Path>,
         mode: XdpMode,
     ) -> Result<(), Error> {
-        let mut known: HashMap<_, u32, SharedInterface> = take(&mut self.ebpf, maps::INTERFACES)?;
         for (name, interface) in interfaces {
-            let value = SharedInterface(abi::Interface { mac: interface.mac, padding: [0; 2] });
-            known
-                .insert(interface.index, value, 0)
-                .map_err(|source| Error::Map { name: maps::INTERFACES, source })?;
+            self.know(interface.index, interface.mac)?;
             let (link, attachment) = self.attach_one(name, interface, mode)?;
             tracing::info!(
                 interface = name,
@@ -326,11 +325,12 @@ impl Datapath {
             .collect()
     }
 
-    /// Frames of any kind since the filter was loaded.
+    /// A figure that rises while frames arrive, be they a neighbour's, a peer's heartbeats or a client's. Read often,
+    /// so it leaves out the reasons that never come alone.
     pub fn frames_seen(&self) -> u64 {
-        (0..self.scopes.len() as u32)
-            .flat_map(|scope| Reason::ALL.map(|reason| self.count(scope, reason)))
-            .sum()
+        let scopes = 1..self.scopes.len() as u32;
+        let farm = scopes.flat_map(|scope| [(scope, Reason::Mine), (scope, Reason::Foreign)]);
+        farm.chain([(0, Reason::NotFarm)]).map(|(scope, reason)| self.count(scope, reason)).sum()
     }
 
     fn count(&self, scope: u32, reason: Reason) -> u64 {
@@ -351,9 +351,18 @@ impl Datapath {
         Ok(())
     }
 
-    /// The loaded filter, for `BPF_PROG_TEST_RUN`.
-    pub fn filter(&mut self) -> Result<&mut Xdp, Error> {
-        program(&mut self.ebpf, symbols::FILTER)
+    /// Runs one frame through the loaded filter as the kernel would (`BPF_PROG_TEST_RUN`): its action, and the frame
+    /// as the filter left it. The frame seems to come from the loopback interface of the caller's namespace.
+    pub fn test_run(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>), Error> {
+        let mut left = vec![0; frame.len().max(64)];
+        let mut options = TestRunOptions::default();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut left);
+        let result = program(&mut self.ebpf, symbols::FILTER)?
+            .test_run(options)
+            .map_err(|source| Error::Program { name: symbols::FILTER, source })?;
+        left.truncate(result.data_size_out as usize);
+        Ok((result.return_value, left))
     }
 }
 

@@ -29,21 +29,29 @@ fn is_bpffs(dir: &Path) -> io::Result<bool> {
     Ok(statfs(dir)?.f_type as i64 == BPF_FS_MAGIC)
 }
 
+/// First letters of what is ours.
+const MAP: &str = "map_";
+const LINK: &str = "link_";
+
 pub(super) fn map_path(dir: &Path, name: &str) -> PathBuf {
-    dir.join(format!("map_{name}"))
+    dir.join(format!("{MAP}{name}"))
 }
 
 pub(super) fn link_path(dir: &Path, interface: &str) -> PathBuf {
     // A BPF file system takes no dots in names; interface names may have some.
-    dir.join(format!("link_{}", interface.replace('.', "~")))
+    dir.join(format!("{LINK}{}", interface.replace('.', "~")))
 }
 
 /// Removes what is pinned in `dir`: links are detached by that, maps freed. The mount stays.
 pub(super) fn clear(dir: &Path) -> Result<(), Error> {
     let failed = |source| Error::Pin { path: dir.to_owned(), source };
     for entry in std::fs::read_dir(dir).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        std::fs::remove_file(&path).map_err(|source| Error::Pin { path, source })?;
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        // The kernel puts files of its own into a fresh BPF file system, and lets nobody remove them.
+        if [MAP, LINK].iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes())) {
+            std::fs::remove_file(entry.path()).map_err(|source| Error::Pin { path: entry.path(), source })?;
+        }
     }
     Ok(())
 }

@@ -95,6 +95,29 @@ impl Plan {
         }
     }
 
+    /// As the filter's map has them.
+    pub fn filter_virtual_ips(&self) -> impl Iterator<Item = (Address, abi::VirtualIp)> {
+        self.virtual_ips.iter().enumerate().map(|(index, vip)| {
+            let value = abi::VirtualIp {
+                index: index as u16,
+                group: vip.group.0,
+                scope: vip.scope,
+                mac: vip.mac,
+                padding: [0; 4],
+            };
+            (address(vip.address), value)
+        })
+    }
+
+    /// As the filter's map has them.
+    pub fn filter_rules(&self) -> impl Iterator<Item = (RuleKey, abi::Rule)> {
+        self.rules.iter().copied()
+    }
+
+    pub fn hash_key(&self) -> [u64; 2] {
+        self.hash_key
+    }
+
     pub fn virtual_ips(&self) -> &[PlannedVip] {
         &self.virtual_ips
     }
@@ -105,7 +128,7 @@ impl Plan {
     }
 }
 
-pub(super) fn address(address: IpAddr) -> Address {
+fn address(address: IpAddr) -> Address {
     match address {
         IpAddr::V4(v4) => Address::v4(v4.octets()),
         IpAddr::V6(v6) => Address::v6(v6.octets()),

@@ -163,6 +163,10 @@ pub struct PeerStatus {
     pub heard: Option<Instant>,
     pub departed: Option<crate::types::Departure>,
     pub same_config: Option<bool>,
+    /// Heard within the detection time, whether a member or not.
+    pub live: bool,
+    /// The view that it announced last.
+    pub view: Option<NodeSet>,
 }
 
 /// Everything that a view holds.

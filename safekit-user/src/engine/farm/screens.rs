@@ -30,6 +30,8 @@ impl Engine {
             heard: life.map(|life| life.fresh),
             departed: peer.departed,
             same_config: peer.lives().find_map(|life| life.same_config),
+            live: life.is_some_and(|life| self.now.since(life.fresh) <= self.setup.timing.timeout),
+            view: life.map(|life| life.best.view),
         }
     }
 

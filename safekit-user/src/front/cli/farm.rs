@@ -95,7 +95,12 @@ fn sentence(args: &ExplainArgs, answer: &Explanation) -> String {
     let age = status::span(crate::driver::clock::now().since(answer.since));
     let mut text = format!(
         "{client} to {} {}/{} (farm {}): served by {owner}\n  bucket {} by {} hash; {owner}'s since view {} ({age} ago)\n",
-        answer.virtual_ip, answer.port, answer.protocol, answer.module, answer.bucket.0, answer.balance,
+        answer.virtual_ip,
+        answer.port,
+        answer.protocol,
+        answer.module,
+        answer.bucket.0,
+        answer.balance,
         answer.since_view.0
     );
     if answer.transitional {

@@ -166,7 +166,12 @@ fn farm_text(farm: &FarmInfo, nodes: &[NodeInfo]) -> String {
         for (node, buckets) in nodes.iter().zip(&group.shares) {
             let share = f64::from(*buckets) / f64::from(group.buckets.max(1));
             let bar = "█".repeat((share * 30.0).round() as usize);
-            table.add_row([format!("  {}", node.name), format!("{:.1} %", share * 100.0), buckets.to_string(), bar]);
+            table.add_row([
+                format!("  {}", node.name),
+                format!("{:.1} %", share * 100.0),
+                buckets.to_string(),
+                bar,
+            ]);
         }
         text += &format!("{}\n", table.trim_fmt());
         text += &format!(
@@ -175,7 +180,8 @@ fn farm_text(farm: &FarmInfo, nodes: &[NodeInfo]) -> String {
         );
     }
     let counted = farm.counters.iter().filter(|counter| counter.packets > 0);
-    let counted: Vec<String> = counted.map(|counter| format!("{} {}", counter.reason, counter.packets)).collect();
+    let counted: Vec<String> =
+        counted.map(|counter| format!("{} {}", counter.reason, counter.packets)).collect();
     if !counted.is_empty() {
         text += &format!("  packets: {}\n", counted.join(", "));
     }
@@ -197,7 +203,7 @@ fn heartbeat(snapshot: &Snapshot) -> String {
 
 fn plain_table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header.to_vec());
+    table.load_style(presets::NOTHING).set_header(header.to_vec());
     table
 }
 

@@ -55,7 +55,11 @@ pub fn run(args: &WaitArgs) -> Exit {
     }
 }
 
-fn follow(args: &WaitArgs, deadline: crate::types::Instant, last: &mut Option<Snapshot>) -> Result<Exit, Error> {
+fn follow(
+    args: &WaitArgs,
+    deadline: crate::types::Instant,
+    last: &mut Option<Snapshot>,
+) -> Result<Exit, Error> {
     let mut client = Client::connect(&args.asking.socket())?;
     client.send(&Command::Watch)?;
     loop {
