@@ -1,1 +1,3 @@
-//! x
+//! What the tiers share.
+
+pub mod lab;
