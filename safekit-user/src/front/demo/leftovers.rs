@@ -54,18 +54,24 @@ pub fn remove(prefix: Prefix) -> Vec<String> {
             }
         }
     }
-    let dir = run_dir(prefix);
-    for mount in mounts_under(&dir) {
+    failures.extend(remove_tree(&run_dir(prefix)));
+    // Only the last run takes the common directory along; others keep it by being in it.
+    let _others = std::fs::remove_dir(RUNS_DIR);
+    failures
+}
+
+/// Removes a directory with the BPF file systems that are mounted in it.
+pub fn remove_tree(dir: &Path) -> Vec<String> {
+    let mut failures = Vec::new();
+    for mount in mounts_under(dir) {
         // Pins hold programs and maps alive; in another mount namespace the file system may outlive this unmount.
         remove_files(&mount);
         note(&mut failures, rustix::mount::unmount(&mount, UnmountFlags::DETACH).map_err(io::Error::from));
     }
-    match std::fs::remove_dir_all(&dir) {
+    match std::fs::remove_dir_all(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         result => note(&mut failures, result),
     }
-    // Only the last run takes the common directory along; others keep it by being in it.
-    let _others = std::fs::remove_dir(RUNS_DIR);
     failures
 }
 
