@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::driver::clock;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long a wait sleeps before it looks again.
@@ -65,5 +66,14 @@ impl Interrupt {
         self.check()?;
         std::thread::sleep(POLL);
         self.check()
+    }
+
+    /// A long sleep that ends when there is a reason to.
+    pub fn pause(&self, span: Duration) -> Result<(), Interrupted> {
+        let deadline = clock::now() + span;
+        while clock::now() < deadline {
+            self.nap()?;
+        }
+        Ok(())
     }
 }

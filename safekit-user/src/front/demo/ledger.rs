@@ -72,6 +72,17 @@ pub enum End {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
+/// Since the client began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub requests: usize,
+    pub failed: usize,
+    /// Succeeded after a SYN was sent again.
+    pub retried: usize,
+    /// Long connections.
+    pub broken: usize,
+}
+
 #[derive(Debug, Default)]
 pub struct Ledger {
     next: u64,
@@ -79,6 +90,7 @@ pub struct Ledger {
     requests: VecDeque<Request>,
     alive: BTreeMap<Ticket, LongConnection>,
     ended: VecDeque<LongConnection>,
+    totals: Totals,
     /// Ticks of the client's clock that started nothing, because too many requests were under way.
     pub skipped: u64,
 }
@@ -95,7 +107,11 @@ impl Ledger {
         if self.requests.len() == REQUESTS_MAX {
             self.requests.pop_front();
         }
-        self.requests.push_back(Request { started, latency: now.since(started), outcome });
+        let request = Request { started, latency: now.since(started), outcome };
+        self.totals.requests += 1;
+        self.totals.failed += usize::from(outcome.is_err());
+        self.totals.retried += usize::from(request.was_slow());
+        self.requests.push_back(request);
     }
 
     pub fn connection_opens(&mut self, now: Instant, node: NodeId) -> Ticket {
@@ -115,10 +131,15 @@ impl Ledger {
     pub fn connection_ends(&mut self, ticket: Ticket, now: Instant, end: End) {
         let Some(mut connection) = self.alive.remove(&ticket) else { return };
         connection.ended = Some((now, end));
+        self.totals.broken += usize::from(matches!(end, End::Broken(_)));
         if self.ended.len() == ENDED_MAX {
             self.ended.pop_front();
         }
         self.ended.push_back(connection);
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.totals
     }
 
     /// Requests under way.
@@ -186,6 +207,7 @@ mod tests {
         assert_eq!(ledger.requests(at(10), at(20)).count(), 1);
         assert!(ledger.requests(at(10), at(20)).all(Request::was_slow));
         assert_eq!(ledger.requests(at(0), at(100)).count(), 2);
+        assert_eq!(ledger.totals(), Totals { requests: 2, failed: 0, retried: 1, broken: 0 });
         assert_eq!((ledger.undecided(at(25)), ledger.undecided(at(26))), (0, 1));
     }
 

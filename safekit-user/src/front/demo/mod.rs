@@ -14,10 +14,12 @@ pub mod interrupt;
 pub mod ledger;
 pub mod leftovers;
 pub mod namespace;
+pub mod picture;
 pub mod prefix;
 pub mod process;
 pub mod report;
 pub mod scenario;
+pub mod screen;
 pub mod script;
 pub mod tap;
 pub mod timeline;
@@ -31,15 +33,21 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use self::farm::Farm;
 use self::interrupt::Interrupt;
 use self::report::{Report, StepReport};
 use self::scenario::{Audience, Error, LONG_CONNECTIONS, REQUESTS_PER_SECOND, Scenario};
+use self::screen::Screen;
 use self::script::Step;
 use self::topology::{NODES_MAX, VIRTUAL_IP};
 use super::exit::Exit;
 
 /// What happens when nobody says what shall happen.
 const STORY: &str = "kill,revive,stop,start";
+/// On the screen: time to read the plan, to see a healthy farm, and to read the last result.
+const PLAN_PAUSE: Duration = Duration::from_secs(2);
+const OPENING: Duration = Duration::from_secs(3);
+const CLOSING: Duration = Duration::from_secs(3);
 
 #[derive(Args, Debug)]
 pub struct DemoArgs {
@@ -106,7 +114,15 @@ fn show(args: &DemoArgs) -> Exit {
         let interrupt = Interrupt::on_signals().map_err(Failure::Start)?;
         let lines = Lines { to_stderr: args.json };
         lines.print(&plan(nodes));
-        play(args, &binary, &steps, &interrupt, &lines)
+        let stage = Stage { args, binary, interrupt };
+        let reports = if has_screen(args) {
+            // The plan is to be read before the screen hides it.
+            stage.interrupt.pause(PLAN_PAUSE).map_err(Error::from)?;
+            stage.play_on_screen(&steps)?
+        } else {
+            stage.play_in_lines(&steps, &lines)?
+        };
+        Ok(conclude(args, &Report::new(nodes, reports), &lines))
     });
     match result {
         Ok(exit) => exit,
@@ -134,27 +150,76 @@ fn binary() -> Result<PathBuf, Failure> {
     std::env::current_exe().map_err(Failure::Start)
 }
 
-fn play(
-    args: &DemoArgs,
-    binary: &std::path::Path,
-    steps: &[Step],
-    interrupt: &Interrupt,
-    lines: &Lines,
-) -> Result<Exit, Failure> {
-    let mut scenario = Scenario::build(binary, usize::from(args.nodes), interrupt, lines)?;
-    let reports: Vec<StepReport> =
-        steps.iter().map(|step| scenario.play(*step)).collect::<Result<_, Error>>()?;
-    if args.keep {
-        wait_for_the_end(&scenario, interrupt, lines);
+struct Stage<'a> {
+    args: &'a DemoArgs,
+    binary: PathBuf,
+    interrupt: Interrupt,
+}
+
+impl Stage<'_> {
+    fn play_in_lines(&self, steps: &[Step], lines: &Lines) -> Result<Vec<StepReport>, Error> {
+        let nodes = usize::from(self.args.nodes);
+        let mut scenario = Scenario::build(&self.binary, nodes, &self.interrupt, lines)?;
+        let reports = steps.iter().map(|step| scenario.play(*step)).collect::<Result<_, _>>()?;
+        if self.args.keep {
+            wait_for_the_end(&scenario, &self.interrupt, lines);
+        }
+        Ok(reports)
     }
-    drop(scenario);
-    let report = Report::new(usize::from(args.nodes), reports);
+
+    /// Plays the story until a key is pressed; from then on the person plays, until q.
+    fn play_on_screen(&self, story: &[Step]) -> Result<Vec<StepReport>, Error> {
+        let screen = Screen::open(&self.interrupt).map_err(Error::Screen)?;
+        screen.caption("building the machines and starting the daemons");
+        let farm = Farm::build(&self.binary, usize::from(self.args.nodes))?;
+        screen.show_farm(&farm);
+        let mut scenario = Scenario::with(farm, LONG_CONNECTIONS, &self.interrupt, &screen)?;
+        screen.show(&scenario);
+        screen.caption("all is well: every node serves its share");
+        let mut reports = Vec::new();
+        let played = self.tell(story, &screen, &mut scenario, &mut reports);
+        match played {
+            // q is how a person says that it was enough.
+            Err(Error::Interrupted(_)) | Ok(()) => Ok(reports),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn tell(
+        &self,
+        story: &[Step],
+        screen: &Screen,
+        scenario: &mut Scenario<'_>,
+        reports: &mut Vec<StepReport>,
+    ) -> Result<(), Error> {
+        scenario.idle(OPENING)?;
+        for step in story {
+            if screen.has_wish() {
+                break;
+            }
+            reports.push(scenario.play_shown(*step, |scenario| screen.show(scenario))?);
+        }
+        if !screen.has_wish() && !self.args.keep {
+            return scenario.idle(CLOSING);
+        }
+        screen.caption("your turn: press a key");
+        loop {
+            match screen.wish().map(|wish| screen::step(wish, &scenario.farm)) {
+                Some(Ok(step)) => reports.push(scenario.play_shown(step, |scenario| screen.show(scenario))?),
+                Some(Err(why_not)) => screen.caption(&why_not),
+                None => self.interrupt.nap()?,
+            }
+        }
+    }
+}
+
+fn conclude(args: &DemoArgs, report: &Report, lines: &Lines) -> Exit {
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report).expect("a report is plain data"));
+        println!("{}", serde_json::to_string_pretty(report).expect("a report is plain data"));
     } else {
-        lines.print(&summary(&report));
+        lines.print(&summary(report));
     }
-    Ok(if report.ok { Exit::Done } else { Exit::Failed })
+    if report.ok { Exit::Done } else { Exit::Failed }
 }
 
 fn wait_for_the_end(scenario: &Scenario<'_>, interrupt: &Interrupt, lines: &Lines) {
@@ -165,9 +230,7 @@ fn wait_for_the_end(scenario: &Scenario<'_>, interrupt: &Interrupt, lines: &Line
         topology.client().name(),
         topology.run_dir().join("n1").display()
     ));
-    while interrupt.nap().is_ok() {
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    while interrupt.nap().is_ok() {}
 }
 
 fn plan(nodes: usize) -> String {

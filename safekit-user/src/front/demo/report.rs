@@ -74,9 +74,9 @@ pub struct Bar {
     pub met: bool,
 }
 
-/// The instants of a step.
-#[derive(Clone, Copy, Debug)]
-pub struct Times {
+/// How a step went, as the farm tells it.
+#[derive(Clone, Debug)]
+pub struct Course {
     pub fault: Instant,
     pub detected: Option<Instant>,
     pub converged: Option<Instant>,
@@ -86,27 +86,35 @@ pub struct Times {
     pub until: Instant,
     /// When the last of them was decided.
     pub decided: Instant,
+    /// Who served before the step, and had nothing to do with it.
+    pub others: Vec<NodeId>,
 }
 
 impl StepReport {
     /// Reads the ledger of a step that is over.
-    pub fn new(step: Step, times: &Times, ledger: &Ledger, double_answers: usize, nodes: &[NodeId]) -> Self {
-        let Times { fault, until, decided, .. } = *times;
+    pub fn new(
+        step: Step,
+        course: &Course,
+        ledger: &Ledger,
+        double_answers: usize,
+        nodes: &[NodeId],
+    ) -> Self {
+        let Course { fault, until, decided, .. } = *course;
         let after = |instant: Instant| millis(instant.since(fault));
         let requests: Vec<&Request> = ledger.requests(fault, until).collect();
         let failed = |request: &&&Request| request.outcome.is_err();
-        let settled = times.converged.unwrap_or(until);
+        let settled = course.converged.unwrap_or(until);
         let broken: Vec<NodeId> =
             ledger.broken(fault, decided).map(|(connection, _)| connection.node).collect();
         let living: Vec<NodeId> = ledger.living_at(fault).map(|connection| connection.node).collect();
-        let on_others = |nodes: &[NodeId]| nodes.iter().filter(|node| **node != step.node).count();
+        let on_others = |nodes: &[NodeId]| nodes.iter().filter(|node| course.others.contains(node)).count();
         let affected = requests.iter().filter(|request| request.outcome.is_err() || request.was_slow());
         let mut report = Self {
             step: step.action,
             node: node_name(step.node),
-            detected_ms: times.detected.map(after),
-            converged_ms: times.converged.map(after),
-            restored_ms: times.restored.map(after),
+            detected_ms: course.detected.map(after),
+            converged_ms: course.converged.map(after),
+            restored_ms: course.restored.map(after),
             requests: requests.len(),
             requests_failed: requests.iter().filter(failed).count(),
             requests_failed_after_convergence: requests
@@ -123,7 +131,7 @@ impl StepReport {
             long_connections_on_other_nodes_broken: on_others(&broken),
             worst_gap_ms: millis(worst_gap(&requests, fault, until)),
             clients_affected_ms: affected.map(|request| after(request.started)).fold(0.0, f64::max),
-            share: share(&requests, times.restored.unwrap_or(settled), nodes),
+            share: share(&requests, course.restored.unwrap_or(settled), nodes),
             bars: Vec::new(),
             ok: false,
         };
@@ -253,20 +261,21 @@ mod tests {
         Instant(millis * 1_000_000)
     }
 
-    fn times() -> Times {
-        Times {
+    fn course() -> Course {
+        Course {
             fault: at(1_000),
             detected: Some(at(1_203)),
             converged: Some(at(1_215)),
             restored: None,
             until: at(3_000),
             decided: at(4_000),
+            others: vec![NodeId(0), NodeId(1)],
         }
     }
 
-    fn report(ledger: &Ledger, times: &Times) -> StepReport {
+    fn report(ledger: &Ledger, course: &Course) -> StepReport {
         let step = Step { action: Action::Kill, node: NodeId(2) };
-        StepReport::new(step, times, ledger, 0, &[NodeId(0), NodeId(1), NodeId(2)])
+        StepReport::new(step, course, ledger, 0, &[NodeId(0), NodeId(1), NodeId(2)])
     }
 
     fn request(ledger: &mut Ledger, start: u64, took: u64, outcome: Result<NodeId, Failure>) {
@@ -289,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_good_step_meets_its_bars_and_says_so() {
-        let report = report(&power_cut(), &times());
+        let report = report(&power_cut(), &course());
         assert_eq!(report.missed(), Vec::<&str>::new());
         assert!(report.ok);
         assert_eq!(
@@ -304,21 +313,21 @@ mod tests {
 
     #[test]
     fn each_bar_can_be_missed() {
-        let late = Times { converged: Some(at(1_351)), ..times() };
+        let late = Course { converged: Some(at(1_351)), ..course() };
         assert_eq!(report(&power_cut(), &late).missed(), ["converged within 350 ms"]);
-        let never = Times { converged: None, ..times() };
+        let never = Course { converged: None, ..course() };
         assert_eq!(report(&power_cut(), &never).missed(), ["converged within 350 ms"]);
 
         let mut failing = power_cut();
         request(&mut failing, 1_400, 1, Err(Failure::Refused));
-        assert_eq!(report(&failing, &times()).missed(), ["no request failed after convergence"]);
+        assert_eq!(report(&failing, &course()).missed(), ["no request failed after convergence"]);
 
         let mut breaking = power_cut();
         let other = breaking.connection_opens(at(20), NodeId(1));
         breaking.connection_ends(other, at(1_250), End::Broken(Failure::Reset));
-        assert_eq!(report(&breaking, &times()).missed(), ["no long connection on another node broke"]);
+        assert_eq!(report(&breaking, &course()).missed(), ["no long connection on another node broke"]);
 
-        assert_eq!(report(&Ledger::default(), &times()).missed(), ["requests were made"]);
+        assert_eq!(report(&Ledger::default(), &course()).missed(), ["requests were made"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::client::{self, Client, Load};
 use super::farm::{self, Farm, PORT};
 use super::interrupt::{Interrupt, Interrupted};
-use super::report::{StepReport, Times};
+use super::report::{Course, StepReport};
 use super::script::{Action, Step};
 use super::tap::{self, Tap};
 use super::timeline::{Change, Fault};
@@ -19,6 +19,8 @@ use crate::types::{Instant, NodeId};
 pub const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the client is watched after a change: longer than its timeout, so that what the change broke shows.
 const MEASURE: Duration = Duration::from_secs(4);
+/// Also when somebody waits for the next step.
+const MEASURE_MIN: Duration = Duration::from_secs(1);
 /// After the client's own timeout.
 const DECIDED_TIMEOUT: Duration = Duration::from_secs(5);
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -38,6 +40,8 @@ pub enum Error {
     Tap(#[from] tap::Error),
     #[error("{what} not within {:?}; seen was:\n{seen}", CONVERGENCE_TIMEOUT)]
     NotConverged { what: String, seen: String },
+    #[error("cannot use the terminal")]
+    Screen(#[source] std::io::Error),
     #[error("only {standing} of {wanted} long connections stood within {:?}", CLIENT_TIMEOUT)]
     NoConnections { standing: usize, wanted: usize },
 }
@@ -100,9 +104,17 @@ impl<'a> Scenario<'a> {
 
     /// Lets one thing happen, waits until it is over, and reports.
     pub fn play(&mut self, step: Step) -> Result<StepReport, Error> {
+        self.play_shown(step, |_| {})
+    }
+
+    /// The same; `on_change` sees the farm as soon as a machine has changed its state.
+    pub fn play_shown(&mut self, step: Step, on_change: impl Fn(&Self)) -> Result<StepReport, Error> {
         self.audience.caption(&announcement(step));
         let full = self.farm.buckets().unwrap_or_default();
+        let others =
+            self.farm.ids().filter(|node| *node != step.node && self.farm.runs_daemon(*node)).collect();
         let at = self.act(step)?;
+        on_change(self);
         let change = match step.action {
             Action::Kill | Action::Crash | Action::Stop => Change::Gone,
             Action::Revive | Action::Start => Change::Back,
@@ -114,8 +126,9 @@ impl<'a> Scenario<'a> {
             Action::Stop => self.farm.finish_stop(step.node)?,
             Action::Kill | Action::Revive | Action::Start => {}
         }
+        on_change(self);
         let until = self.measure()?;
-        let report = self.report(step, &fault, until);
+        let report = self.report(step, &fault, until, others);
         self.audience.result(&report);
         Ok(report)
     }
@@ -165,7 +178,8 @@ impl<'a> Scenario<'a> {
 
     /// Lets the client work on, and then waits for the fate of its last request. Says until when requests count.
     fn measure(&self) -> Result<Instant, Error> {
-        self.idle(MEASURE)?;
+        self.interrupt.pause(MEASURE_MIN)?;
+        self.idle(MEASURE - MEASURE_MIN)?;
         let until = clock::now();
         let deadline = until + DECIDED_TIMEOUT;
         while self.client.ledger().undecided(until) > 0 && clock::now() < deadline {
@@ -174,22 +188,23 @@ impl<'a> Scenario<'a> {
         Ok(until)
     }
 
-    fn report(&self, step: Step, fault: &Fault, until: Instant) -> StepReport {
+    fn report(&self, step: Step, fault: &Fault, until: Instant, others: Vec<NodeId>) -> StepReport {
         let timeline = self.farm.timeline();
         let decided = clock::now();
         let back = Fault { change: Change::Back, ..*fault };
         let crashed = step.action == Action::Crash;
         let end = if crashed { timeline.detected(&back).unwrap_or(decided) } else { decided };
-        let times = Times {
+        let course = Course {
             fault: fault.at,
             detected: timeline.detected(fault),
             converged: timeline.converged(fault, end),
             restored: if crashed { timeline.converged(&back, decided) } else { None },
             until,
             decided,
+            others,
         };
         let nodes: Vec<NodeId> = self.farm.ids().collect();
-        StepReport::new(step, &times, &self.client.ledger(), self.tap.doubles(fault.at, decided), &nodes)
+        StepReport::new(step, &course, &self.client.ledger(), self.tap.doubles(fault.at, decided), &nodes)
     }
 
     fn wait_connected(&self, wanted: usize) -> Result<(), Error> {
