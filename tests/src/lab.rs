@@ -8,6 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::process::geteuid;
 use safekit::driver::clock;
+use safekit::front::demo::leftovers;
+use safekit::front::demo::prefix::Prefix;
+use safekit::front::demo::report::StepReport;
+use safekit::front::demo::scenario::Audience;
 
 /// Two farms at once on two cores would disturb each other's milliseconds.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -54,4 +58,41 @@ pub fn wait_until(what: &str, within: Duration, mut ready: impl FnMut() -> bool)
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
+}
+
+/// Nobody watches a test; what matters is in its assertions.
+pub struct Nobody;
+
+impl Audience for Nobody {
+    fn caption(&self, text: &str) {
+        eprintln!("… {text}");
+    }
+
+    fn result(&self, report: &StepReport) {
+        eprintln!("  {}", report.sentence());
+    }
+
+    fn is_impatient(&self) -> bool {
+        false
+    }
+}
+
+/// What of a run is still on this machine, in words; empty when nothing is.
+pub fn leftovers_of(run: Prefix) -> Vec<String> {
+    let mut left: Vec<String> =
+        leftovers::runs().into_iter().filter(|it| *it == run).map(|it| format!("names of {it}")).collect();
+    let dir = leftovers::run_dir(run);
+    left.extend(leftovers::mounts_under(&dir).iter().map(|mount| format!("mount {}", mount.display())));
+    left.extend(processes_that_mention(&dir.to_string_lossy()));
+    left
+}
+
+fn processes_that_mention(text: &str) -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let lines = entries.filter_map(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        line.contains(text).then(|| format!("process {}: {line}", entry.file_name().to_string_lossy()))
+    });
+    lines.collect()
 }

@@ -77,8 +77,7 @@ impl Farm {
     pub fn build(binary: &Path, nodes: usize) -> Result<Self, Error> {
         let mut farm = Self::idle(binary, nodes)?;
         for node in farm.ids() {
-            farm.start_web(node)?;
-            farm.start_daemon(node)?;
+            farm.start(node)?;
         }
         Ok(farm)
     }
@@ -197,13 +196,10 @@ impl Farm {
         Ok(fault)
     }
 
-    /// Power on, with everything that starts at boot. Says when.
+    /// Power on, with everything that starts at boot. Says when the daemon was started.
     pub fn revive(&mut self, node: NodeId) -> Result<Instant, Error> {
-        let began = clock::now();
         self.topology.add_node(node)?;
-        self.start_web(node)?;
-        self.start_daemon(node)?;
-        Ok(began)
+        self.start(node)
     }
 
     /// Kills the daemon's process alone; its parent lives and sees it. Says when.
@@ -246,10 +242,12 @@ impl Farm {
         Ok(())
     }
 
-    /// Starts what [`Farm::finish_stop`] has ended. Says when.
+    /// Starts what does not run: the daemon, and the web server. Says when the daemon was started.
     pub fn start(&mut self, node: NodeId) -> Result<Instant, Error> {
+        if self.machines[usize::from(node.0)].web.is_none() {
+            self.start_web(node)?;
+        }
         let began = clock::now();
-        self.start_web(node)?;
         self.start_daemon(node)?;
         Ok(began)
     }
@@ -271,7 +269,8 @@ impl Farm {
         Ok(pid)
     }
 
-    fn start_web(&mut self, node: NodeId) -> Result<(), Error> {
+    /// Starts the web server alone.
+    pub fn start_web(&mut self, node: NodeId) -> Result<(), Error> {
         let name = node_name(node);
         let mut command = Command::new(&self.binary);
         command.args(["demo-web", "--listen", &format!("0.0.0.0:{PORT}"), "--name", &name]);

@@ -21,6 +21,8 @@ pub const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(30);
 const MEASURE: Duration = Duration::from_secs(4);
 /// Also when somebody waits for the next step.
 const MEASURE_MIN: Duration = Duration::from_secs(1);
+/// A node that leaves keeps its connections: for so long before its web server says goodbye to them.
+const DRAIN: Duration = Duration::from_secs(1);
 /// After the client's own timeout.
 const DECIDED_TIMEOUT: Duration = Duration::from_secs(5);
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -123,7 +125,10 @@ impl<'a> Scenario<'a> {
         self.wait_converged(&fault)?;
         match step.action {
             Action::Crash => self.wait_converged(&Fault { change: Change::Back, ..fault })?,
-            Action::Stop => self.farm.finish_stop(step.node)?,
+            Action::Stop => {
+                self.interrupt.pause(DRAIN)?;
+                self.farm.finish_stop(step.node)?;
+            }
             Action::Kill | Action::Revive | Action::Start => {}
         }
         on_change(self);
