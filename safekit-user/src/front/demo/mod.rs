@@ -199,8 +199,11 @@ impl Stage<'_> {
             }
             reports.push(scenario.play_shown(*step, |scenario| screen.show(scenario))?);
         }
-        if !screen.has_wish() && !self.args.keep {
-            return scenario.idle(CLOSING);
+        if !self.args.keep {
+            scenario.idle(CLOSING)?;
+            if !screen.has_wish() {
+                return Ok(());
+            }
         }
         screen.caption("your turn: press a key");
         loop {

@@ -105,3 +105,53 @@ impl Sight {
         self.snapshot = Some(snapshot);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::snapshot::{API_VERSION, HeartbeatInfo, MemberState, Verdict};
+    use crate::types::{EventKind, Instant, NodeId, ViewId};
+
+    fn joined(at: u64, node: u8) -> Event {
+        Event { at: Instant(at), kind: EventKind::Joined { node: NodeId(node) } }
+    }
+
+    fn snapshot(events: &[Event]) -> Snapshot {
+        Snapshot {
+            api_version: API_VERSION.to_owned(),
+            cluster: "demo".to_owned(),
+            node: "n1".to_owned(),
+            taken: Instant(0),
+            verdict: Verdict::Converged,
+            summary: String::new(),
+            state: MemberState::Active,
+            view: ViewId(1),
+            view_since: Instant(0),
+            heartbeat: HeartbeatInfo {
+                interval_ms: 25,
+                timeout_ms: 200,
+                lease_ms: 100,
+                realtime: true,
+                lateness_max_us: 0,
+                rejected: 0,
+            },
+            nodes: Vec::new(),
+            farms: Vec::new(),
+            events: events.to_vec(),
+        }
+    }
+
+    #[test]
+    fn each_event_is_learnt_once_over_snapshots_and_lives() {
+        let mut sight = Sight::default();
+        sight.learn(snapshot(&[joined(1, 1), joined(2, 2)]));
+        // The same again, a second event of the same instant, and one more; the oldest has been forgotten.
+        sight.learn(snapshot(&[joined(2, 2), joined(2, 1), joined(5, 0)]));
+        // Another life of the daemon starts with an empty list.
+        sight.learn(snapshot(&[]));
+        sight.learn(snapshot(&[joined(9, 1)]));
+        let all = [joined(1, 1), joined(2, 2), joined(2, 1), joined(5, 0), joined(9, 1)];
+        assert_eq!(sight.events, all);
+        assert!(sight.connected);
+    }
+}
