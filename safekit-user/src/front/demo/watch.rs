@@ -85,73 +85,49 @@ fn follow(socket: &std::path::Path, sight: &Mutex<Sight>, stopped: &AtomicBool) 
 }
 
 impl Sight {
-    /// Takes the snapshot, and those of its events that are new.
-    pub fn learn(&mut self, snapshot: Snapshot) {
-        let newest = self.events.back().map(|event| event.at);
-        let same_instant =
-            |event: &Event| self.events.iter().rev().take_while(|it| it.at == event.at).any(|it| it == event);
-        let is_new = |event: &&Event| match newest {
-            Some(newest) => event.at > newest || (event.at == newest && !same_instant(event)),
-            None => true,
-        };
-        let new: Vec<Event> = snapshot.events.iter().filter(is_new).cloned().collect();
-        for event in new {
-            if self.events.len() == EVENTS_MAX {
-                self.events.pop_front();
-            }
-            self.events.push_back(event);
-        }
+    fn learn(&mut self, snapshot: Snapshot) {
+        append_new(&mut self.events, &snapshot.events);
         self.connected = true;
         self.snapshot = Some(snapshot);
+    }
+}
+
+/// Takes those of `told` that are not `known` yet. A daemon tells its newest events again and again.
+fn append_new(known: &mut VecDeque<Event>, told: &[Event]) {
+    let newest = known.back().map(|event| event.at);
+    let is_known =
+        |event: &Event| known.iter().rev().take_while(|it| it.at == event.at).any(|it| it == event);
+    let is_new = |event: &&Event| match newest {
+        Some(newest) => event.at > newest || (event.at == newest && !is_known(event)),
+        None => true,
+    };
+    let new: Vec<Event> = told.iter().filter(is_new).cloned().collect();
+    for event in new {
+        if known.len() == EVENTS_MAX {
+            known.pop_front();
+        }
+        known.push_back(event);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::snapshot::{API_VERSION, HeartbeatInfo, MemberState, Verdict};
-    use crate::types::{EventKind, Instant, NodeId, ViewId};
+    use crate::types::{EventKind, Instant, NodeId};
 
     fn joined(at: u64, node: u8) -> Event {
         Event { at: Instant(at), kind: EventKind::Joined { node: NodeId(node) } }
     }
 
-    fn snapshot(events: &[Event]) -> Snapshot {
-        Snapshot {
-            api_version: API_VERSION.to_owned(),
-            cluster: "demo".to_owned(),
-            node: "n1".to_owned(),
-            taken: Instant(0),
-            verdict: Verdict::Converged,
-            summary: String::new(),
-            state: MemberState::Active,
-            view: ViewId(1),
-            view_since: Instant(0),
-            heartbeat: HeartbeatInfo {
-                interval_ms: 25,
-                timeout_ms: 200,
-                lease_ms: 100,
-                realtime: true,
-                lateness_max_us: 0,
-                rejected: 0,
-            },
-            nodes: Vec::new(),
-            farms: Vec::new(),
-            events: events.to_vec(),
-        }
-    }
-
     #[test]
     fn each_event_is_learnt_once_over_snapshots_and_lives() {
-        let mut sight = Sight::default();
-        sight.learn(snapshot(&[joined(1, 1), joined(2, 2)]));
+        let mut known = VecDeque::new();
+        append_new(&mut known, &[joined(1, 1), joined(2, 2)]);
         // The same again, a second event of the same instant, and one more; the oldest has been forgotten.
-        sight.learn(snapshot(&[joined(2, 2), joined(2, 1), joined(5, 0)]));
+        append_new(&mut known, &[joined(2, 2), joined(2, 1), joined(5, 0)]);
         // Another life of the daemon starts with an empty list.
-        sight.learn(snapshot(&[]));
-        sight.learn(snapshot(&[joined(9, 1)]));
-        let all = [joined(1, 1), joined(2, 2), joined(2, 1), joined(5, 0), joined(9, 1)];
-        assert_eq!(sight.events, all);
-        assert!(sight.connected);
+        append_new(&mut known, &[]);
+        append_new(&mut known, &[joined(9, 1)]);
+        assert_eq!(known, [joined(1, 1), joined(2, 2), joined(2, 1), joined(5, 0), joined(9, 1)]);
     }
 }
