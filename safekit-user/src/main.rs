@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use safekit::front::cli::{self, Cli, Verb};
+use safekit::front::demo;
 
 mod life;
 
@@ -15,6 +16,8 @@ fn main() -> ExitCode {
         Verb::Farm(args) => cli::farm::run(&args),
         Verb::Config(args) => cli::config::run(&args),
         Verb::Keygen(args) => cli::keygen::run(&args),
+        Verb::Demo(args) => demo::run(&args),
+        Verb::DemoWeb(args) => demo::web::run(&args),
     };
     exit.into()
 }

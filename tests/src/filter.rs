@@ -11,6 +11,7 @@ use safekit::driver::datapath::{Datapath, Plan};
 use safekit::engine::farm::Table;
 use safekit::types::{Bucket, BucketBits, GroupId, Instant, NodeId};
 use safekit_ebpf::abi::{self, Address, Rule, RuleKey, VirtualIp};
+use safekit_ebpf::decide::arp_answer;
 use safekit_ebpf::packet::{Ip, Ports};
 use safekit_ebpf::verdict::Standing;
 use safekit_ebpf::{Decision, Reason, Verdict, World, decide};
@@ -101,8 +102,7 @@ impl Host {
                 let at = decision.answer.offset;
                 let ethernet = frame[..12].try_into().expect("twelve bytes");
                 let arp = frame[at..at + 28].try_into().expect("an ARP packet");
-                let (header, packet) =
-                    safekit_ebpf::decide::arp_answer(ethernet, arp, OWN_MAC, decision.answer.mac);
+                let (header, packet) = arp_answer(ethernet, arp, OWN_MAC, decision.answer.mac);
                 left[..12].copy_from_slice(&header);
                 left[at..at + 28].copy_from_slice(&packet);
             }

@@ -14,7 +14,9 @@ pub(crate) fn run(arguments: &[OsString]) -> anyhow::Result<()> {
     setup::run()?;
     step("bench: the filter under BPF_PROG_TEST_RUN (as root)");
     let mut command: Vec<OsString> =
-        ["run", "--quiet", "--package", "safekit-tests", "--bin", "bench-filter", "--"].map(Into::into).to_vec();
+        ["run", "--quiet", "--package", "safekit-tests", "--bin", "bench-filter", "--"]
+            .map(Into::into)
+            .to_vec();
     command.extend_from_slice(rest);
     cargo(command)
 }

@@ -3,4 +3,5 @@
 pub mod cli;
 pub mod control;
 pub mod control_client;
+pub mod demo;
 pub mod exit;

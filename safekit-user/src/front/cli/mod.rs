@@ -10,6 +10,8 @@ pub mod keygen;
 pub mod status;
 pub mod wait;
 
+use super::demo;
+
 /// High availability for ordinary Linux servers: a virtual IP served by all nodes of a farm, without a load balancer.
 #[derive(Parser, Debug)]
 #[command(name = "safekit", version, propagate_version = true)]
@@ -32,6 +34,11 @@ pub enum Verb {
     Config(config::ConfigArgs),
     /// Make a cluster key.
     Keygen(keygen::KeygenArgs),
+    /// Show a whole farm on this machine: three nodes, a client, a failure, a return.
+    Demo(demo::DemoArgs),
+    /// The demo's web server.
+    #[command(hide = true)]
+    DemoWeb(demo::web::WebArgs),
 }
 
 #[derive(Args, Clone, Debug)]
