@@ -7,18 +7,18 @@ use safekit_ebpf::verdict::Standing::{self, Foreign, Gained, Lost, Mine};
 use safekit_tests::filter::VIP;
 use safekit_tests::packets::{ACK, FIN, Packet, RST, SYN};
 
-pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
+pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 101);
 const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
 const OTHER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 8);
 
 /// Name, frame, standing of all buckets, whether the lease is live, and why what happens happens.
-pub struct Row {
-    pub name: &'static str,
-    pub frame: Vec<u8>,
-    pub standing: Standing,
-    pub lease_live: bool,
-    pub reason: Reason,
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) frame: Vec<u8>,
+    pub(crate) standing: Standing,
+    pub(crate) lease_live: bool,
+    pub(crate) reason: Reason,
 }
 
 fn to_vip() -> Packet {
@@ -26,7 +26,7 @@ fn to_vip() -> Packet {
 }
 
 /// Every packet under every standing and lease that changes what happens to it.
-pub fn rows() -> Vec<Row> {
+pub(crate) fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
     let mut row = |name, packet: &Packet, standing, lease_live, reason| {
         rows.push(Row { name, frame: packet.build(), standing, lease_live, reason });

@@ -95,7 +95,9 @@ fn an_independent_parser_agrees_on_what_is_accepted() {
                 assert_eq!(icmp.type_u8(), 8, "{name}");
                 None
             }
-            etherparse::TransportSlice::Icmpv6(_) => panic!("{name}: there is no IPv6 virtual IP"),
+            other @ (etherparse::TransportSlice::Icmpv6(_) | etherparse::TransportSlice::Igmp(_)) => {
+                panic!("{name}: {other:?} is nobody's")
+            }
         };
         assert!(port.is_none_or(|port| [80, 443, 53].contains(&port)), "{name}: port {port:?}");
     }
