@@ -31,6 +31,7 @@ pub mod maps {
     pub const LEASE: &str = "LEASE";
     pub const INTERFACES: &str = "INTERFACES";
     pub const COUNTERS: &str = "COUNTERS";
+    pub const SCATTERED: &str = "SCATTERED";
 }
 
 /// Names of the programs and of the values that the loader fills in.
@@ -136,6 +137,22 @@ const fn spread(bits: u32) -> u64 {
     x = (x | x << 4) & 0x0f0f_0f0f_0f0f_0f0f;
     x = (x | x << 2) & 0x3333_3333_3333_3333;
     (x | x << 1) & 0x5555_5555_5555_5555
+}
+
+/// Clients of the benchmark, and where their numbers begin.
+pub const SCATTERED_CLIENTS: u32 = 65_536;
+const SCATTERED_NETWORK: [u8; 3] = [10, 98, 0];
+const SCATTERED_PORTS: u32 = 16_384;
+const SCATTERED_PORT_FIRST: u32 = 20_000;
+
+/// Address and port (as they stand in a packet) of the benchmark's client `step`: all 65,536 in turn, far apart.
+#[inline(always)]
+pub const fn scattered_client(step: u32) -> ([u8; 4], [u8; 2]) {
+    // An odd factor permutes the numbers below a power of two.
+    let client = step.wrapping_mul(0x9e3b) % SCATTERED_CLIENTS;
+    let [a, b, c] = SCATTERED_NETWORK;
+    let port = SCATTERED_PORT_FIRST + client % SCATTERED_PORTS;
+    ([a, b, c, 1 + (client / SCATTERED_PORTS) as u8], (port as u16).to_be_bytes())
 }
 
 /// The two bits of `bucket` in its word of a table.

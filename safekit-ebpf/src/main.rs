@@ -240,6 +240,20 @@ pub fn safekit_empty(_context: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
+/// Gives the frame of a benchmark another client each time, then calls what [`maps::SCATTERED`] holds. A single flow
+/// in a loop would find everything in the processor's caches.
+#[xdp]
+pub fn safekit_scatter(context: XdpContext) -> u32 {
+    let (address, port) = abi::scattered_client(maps::scatter_step());
+    let written = write(&context, 26, address).and_then(|()| write(&context, 34, port));
+    if written.is_none() {
+        return xdp_action::XDP_ABORTED;
+    }
+    // SAFETY: a call that fails comes back.
+    let _missing = unsafe { maps::SCATTERED.tail_call(&context, 0) };
+    xdp_action::XDP_ABORTED
+}
+
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

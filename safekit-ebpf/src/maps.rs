@@ -1,7 +1,7 @@
 //! The maps behind named functions: the only place that knows how they are kept.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray};
 use safekit_ebpf::abi::{
     self, Address, BUCKETS_PER_WORD, Interface, Rule, RuleKey, TABLE_WORDS, Table, VirtualIp,
 };
@@ -71,5 +71,22 @@ pub fn count_reason(scope: u16, reason: Reason) {
     if let Some(counter) = COUNTERS.get_ptr_mut(index) {
         // SAFETY: this processor's own counter, and a program is not interrupted by itself.
         unsafe { *counter += 1 };
+    }
+}
+
+/// What the scatterer calls: the filter, or nothing.
+#[map]
+pub static SCATTERED: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+static SCATTER_STEP: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+
+/// Counts up, for the benchmark.
+#[inline(always)]
+pub fn scatter_step() -> u32 {
+    let Some(step) = SCATTER_STEP.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this processor's own, and a program is not interrupted by itself.
+    unsafe {
+        *step += 1;
+        *step
     }
 }

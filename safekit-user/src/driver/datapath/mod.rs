@@ -4,6 +4,7 @@
 //! the old index reads one word of one table; that table was in force a moment ago, or will be in a moment.
 
 mod lease;
+pub mod measure;
 mod pins;
 mod plan;
 
