@@ -21,8 +21,8 @@ pub const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(30);
 const MEASURE: Duration = Duration::from_secs(4);
 /// Also when somebody waits for the next step.
 const MEASURE_MIN: Duration = Duration::from_secs(1);
-/// A node that leaves keeps its connections: for so long before its web server says goodbye to them.
-const DRAIN: Duration = Duration::from_secs(1);
+/// A node that leaves keeps its connections for a second: within it, its web server says goodbye to them.
+const DRAIN: Duration = Duration::from_millis(200);
 /// After the client's own timeout.
 const DECIDED_TIMEOUT: Duration = Duration::from_secs(5);
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(15);
