@@ -34,8 +34,7 @@ fn three_hundred_connections_over_a_join_a_leave_and_a_kill() -> anyhow::Result<
     assert!(join.share["n3"] > 0.2, "{:?}", join.share);
 
     let leave = scenario.play(Step { action: Action::Stop, node: N2 })?;
-    // The leaving node's own connections end with it; nobody else's may notice, and no request may fail.
-    assert_eq!(leave.missed(), Vec::<&str>::new(), "{leave:#?}");
+    assert_unnoticed(&leave);
     assert!(leave.long_connections > leave.long_connections_on_other_nodes, "n2 had none to move");
     assert_eq!(leave.share["n2"], 0.0);
 

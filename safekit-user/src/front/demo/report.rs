@@ -150,9 +150,11 @@ impl StepReport {
             Action::Kill => vec![within(KILL_CONVERGED_MAX)],
             Action::Crash => vec![within(ANNOUNCED_CONVERGED_MAX)],
             // A request that succeeds within the client's timeout has had at most one retransmission.
-            Action::Stop => {
-                vec![within(ANNOUNCED_CONVERGED_MAX), nothing("no request failed", self.requests_failed)]
-            }
+            Action::Stop => vec![
+                within(ANNOUNCED_CONVERGED_MAX),
+                nothing("no request failed", self.requests_failed),
+                nothing("no long connection broke", self.long_connections_broken),
+            ],
             Action::Revive | Action::Start => vec![
                 Bar { what: "converged".to_owned(), met: self.converged_ms.is_some() },
                 nothing("no request failed", self.requests_failed),
