@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::datapath::Datapath;
+use super::datapath::{Counter, Datapath};
 use crate::config::{Balance, Config, Farm};
 use crate::driver::census::BucketOf;
 use crate::engine::farm::{Engine, PeerStatus, Table};
@@ -23,6 +23,9 @@ const STRANGERS_FRESH: Duration = Duration::from_secs(10);
 /// A heartbeat's worst lateness is forgotten after one to two of these.
 const LATENESS_WINDOW: Duration = Duration::from_secs(30);
 
+/// Reading the filter's counters takes a system call for each; a person needs them once a second.
+const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
+
 pub struct Reporter {
     config: Config,
     me: NodeId,
@@ -35,6 +38,8 @@ pub struct Reporter {
     rejected_last: Option<Instant>,
     unsent: u64,
     lateness: Lateness,
+    counters: Vec<Counter>,
+    counted: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -74,6 +79,8 @@ impl Reporter {
             rejected_last: None,
             unsent: 0,
             lateness: Lateness::default(),
+            counters: Vec::new(),
+            counted: None,
         }
     }
 
@@ -121,7 +128,11 @@ impl Reporter {
         lateness.present = lateness.present.max(late);
     }
 
-    pub fn snapshot(&self, engine: &Engine, datapath: &Datapath, now: Instant) -> Snapshot {
+    pub fn snapshot(&mut self, engine: &Engine, datapath: &Datapath, now: Instant) -> Snapshot {
+        if self.counted.is_none_or(|counted| now.since(counted) > COUNTERS_INTERVAL) {
+            self.counters = datapath.counters();
+            self.counted = Some(now);
+        }
         let peers = engine.peers();
         let view = engine.view();
         let verdict = judge(&self.facts(engine, &peers, now));
@@ -137,7 +148,7 @@ impl Reporter {
             view_since: view.since,
             heartbeat: self.heartbeat(),
             nodes: self.nodes(engine, &peers, now),
-            farms: self.farms(engine, datapath),
+            farms: self.farms(engine),
             events: self.events.iter().cloned().collect(),
         }
     }
@@ -218,10 +229,10 @@ impl Reporter {
         self.config.cluster.nodes.iter().enumerate().map(node_info).collect()
     }
 
-    fn farms(&self, engine: &Engine, datapath: &Datapath) -> Vec<FarmInfo> {
-        let counters = datapath.counters();
+    fn farms(&self, engine: &Engine) -> Vec<FarmInfo> {
         let farm_info = |(group, farm): (GroupId, &Farm)| {
-            let counted = counters.iter().filter(|counter| counter.module.as_deref() == Some(&farm.name));
+            let counted =
+                self.counters.iter().filter(|counter| counter.module.as_deref() == Some(&farm.name));
             FarmInfo {
                 module: farm.name.clone(),
                 delivery: "flood".to_owned(),

@@ -74,10 +74,15 @@ impl Runtime {
         let mut published = Instant::default();
         let mut frames = FrameWatch::default();
         let mut dirty = true;
+        let mut ready = Ready { requests: true, datagrams: true };
         loop {
             let now = clock::now();
-            self.take_requests(now);
-            self.take_datagrams(&mut buffer, now);
+            if ready.requests {
+                self.take_requests(now);
+            }
+            if ready.datagrams {
+                self.take_datagrams(&mut buffer, now);
+            }
             if frames.due(now) && frames.moved(self.datapath.frames_seen()) {
                 self.engine.handle(Input::FramesSeen, now);
             }
@@ -96,7 +101,8 @@ impl Runtime {
                 published = now;
                 dirty = false;
             }
-            self.wait(self.engine.next_deadline().min(publish_at.max(published + PUBLISH_INTERVAL_MIN)))?;
+            ready =
+                self.wait(self.engine.next_deadline().min(publish_at.max(published + PUBLISH_INTERVAL_MIN)))?;
         }
         self.publish(clock::now());
         self.datapath.detach()?;
@@ -183,21 +189,27 @@ impl Runtime {
         self.snapshots.send_replace(Arc::new(snapshot));
     }
 
-    fn wait(&self, until: Instant) -> Result<(), Error> {
+    /// Waits until something is there to read, or `until`; a time that has passed only looks.
+    fn wait(&self, until: Instant) -> Result<Ready, Error> {
         let span = until.since(clock::now());
-        if span.is_zero() {
-            return Ok(());
-        }
         let timeout = Timespec { tv_sec: span.as_secs() as i64, tv_nsec: i64::from(span.subsec_nanos()) };
         let wake = self.requests.descriptor();
-        let mut ready: Vec<PollFd<'_>> = vec![PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN)];
-        ready
+        let mut polled: Vec<PollFd<'_>> = vec![PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN)];
+        polled
             .extend(self.sockets.descriptors().map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)));
-        match poll(&mut ready, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(Error::Poll(error)),
+        match poll(&mut polled, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Error::Poll(error)),
         }
+        let is_ready = |polled: &PollFd<'_>| !polled.revents().is_empty();
+        Ok(Ready { requests: is_ready(&polled[0]), datagrams: polled[1..].iter().any(is_ready) })
     }
+}
+
+/// What waits to be read.
+struct Ready {
+    requests: bool,
+    datagrams: bool,
 }
 
 /// Whether frames arrive on the virtual IP's network, looked at now and then.
