@@ -362,7 +362,7 @@ impl Check<'_> {
                 self.problem(&at("kind"), message, "use `farm`; the changelog says when the others come");
             }
             other => {
-                self.problem(&at("kind"), format!("there is no kind `{other}`"), choice(other, &["farm"]))
+                self.problem(&at("kind"), format!("there is no kind `{other}`"), choice(other, &["farm"]));
             }
         }
         self.later_keys(index, &module);

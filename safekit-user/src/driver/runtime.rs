@@ -243,7 +243,7 @@ fn log(event: &Event) {
         }
         EventKind::Member { state } => tracing::info!(?state, "membership of this node changes"),
         EventKind::WokeLate { late_ms } => {
-            tracing::warn!(late_ms, "woke late: accepts nothing until peers answer")
+            tracing::warn!(late_ms, "woke late: accepts nothing until peers answer");
         }
     }
 }
