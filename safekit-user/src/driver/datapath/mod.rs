@@ -297,16 +297,6 @@ impl Datapath {
         Ok(())
     }
 
-    /// The two bits of each bucket as the filter sees them now.
-    pub fn read_table(&self, group: GroupId) -> Result<PackedTable, Error> {
-        let active = self
-            .active
-            .get(&u32::from(group.0), 0)
-            .map_err(|source| Error::Map { name: maps::ACTIVE, source })?;
-        let table = self.tables.get(&(u32::from(group.0) * 2 + active), 0);
-        Ok(table.map_err(|source| Error::Map { name: maps::TABLES, source })?.0)
-    }
-
     /// The filter may take new connections until then. Called every few milliseconds: one system call.
     pub fn set_lease(&mut self, until: Instant) -> Result<(), Error> {
         if matches!(self.lease_clock, LeaseClock::Jiffies { .. }) && lease::stale(self.clocks) {
