@@ -1,3 +1,4 @@
 //! L1: bytes on the network, and the values they stand for. Versioned; everything received is refused or complete.
 
 pub mod heartbeat;
+pub mod seal;
