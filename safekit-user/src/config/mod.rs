@@ -1,7 +1,23 @@
 //! L1: YAML text -> [`Config`]. Parsed, not validated: what is in here holds, and nobody checks again.
 
+mod cluster;
+mod decode;
+pub mod error;
+mod hash;
+pub mod key;
+mod load;
+mod module;
+mod show;
+mod tree;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
+
+pub use cluster::KEY_FILE_DEFAULT;
+pub use error::{ConfigError, ConfigErrors};
+pub use hash::{BUCKETS, ownership_hash};
+pub use load::{CONFIG_FILE_DEFAULT, load, parse};
+pub use show::effective;
 
 use crate::types::{NetworkId, NodeId, Timing};
 
@@ -103,3 +119,6 @@ impl Config {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
