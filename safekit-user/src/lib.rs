@@ -4,5 +4,6 @@
 
 pub mod config;
 pub mod engine;
+pub mod front;
 pub mod types;
 pub mod wire;

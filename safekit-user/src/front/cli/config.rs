@@ -1,0 +1,73 @@
+//! `safekit config check | show`: what a configuration file is, or what is wrong with it. Touches no network.
+
+use std::path::PathBuf;
+
+use super::{err, out};
+use crate::config::{CONFIG_FILE_DEFAULT, Config, effective, load};
+use crate::front::exit::Exit;
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Verb {
+    /// Say what the file is, or everything that is wrong with it
+    Check(FileArg),
+    /// Print the file as it takes effect, defaults written out
+    Show(FileArg),
+}
+
+#[derive(clap::Args, Debug)]
+struct FileArg {
+    /// The configuration file
+    #[arg(default_value = CONFIG_FILE_DEFAULT)]
+    file: PathBuf,
+}
+
+pub fn run(args: &Args) -> Exit {
+    match &args.verb {
+        Verb::Check(FileArg { file }) => with_config(file, |config| out(&summary(config))),
+        Verb::Show(FileArg { file }) => with_config(file, |config| out(effective(config).trim_end())),
+    }
+}
+
+fn with_config(file: &std::path::Path, show: impl FnOnce(&Config)) -> Exit {
+    match load(file) {
+        Ok(config) => {
+            show(&config);
+            Exit::Done
+        }
+        Err(errors) => {
+            err(&errors.to_string());
+            Exit::Failed
+        }
+    }
+}
+
+/// `shop: 3 nodes (web1, web2, web3), 2 networks, 1 module: farm www at 10.99.0.100`
+fn summary(config: &Config) -> String {
+    let cluster = &config.cluster;
+    let nodes: Vec<&str> = cluster.nodes.iter().map(|node| node.name.as_str()).collect();
+    let farms: Vec<String> = config.farms().map(farm_summary).collect();
+    format!(
+        "{}: {} ({}), {}, {}: {}",
+        cluster.name,
+        count(nodes.len(), "node"),
+        nodes.join(", "),
+        count(cluster.networks.len(), "network"),
+        count(config.modules.len(), "module"),
+        farms.join(", "),
+    )
+}
+
+fn farm_summary(farm: &crate::config::Farm) -> String {
+    let addresses: Vec<String> = farm.virtual_ips.iter().map(|vip| vip.address.to_string()).collect();
+    format!("farm {} at {}", farm.name, addresses.join(" and "))
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
