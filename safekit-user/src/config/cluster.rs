@@ -104,12 +104,9 @@ pub(super) fn unique_name(
     let node = fields.required("name", "name: one", findings)?;
     let name = name(node, &format!("a {what}'s name"), findings)?;
     if let Err(first) = names.insert(name.clone(), node.mark) {
-        findings.add_duplicate(
-            node.mark,
-            first,
-            format!("two {what}s are called `{name}`"),
-            "give each its own name",
-        );
+        let message = format!("two {what}s are called `{name}`");
+        findings.add_duplicate(node.mark, first, message, "give each its own name");
+        return None;
     }
     Some(name)
 }

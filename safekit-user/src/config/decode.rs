@@ -6,7 +6,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::error::{Findings, meant_or_allowed, quoted};
+use super::error::{Findings, closest, meant_or_allowed, quoted};
 use super::tree::{Entry, Mark, Node, Value};
 
 /// The keys of one kind of mapping.
@@ -23,17 +23,21 @@ pub(super) struct Fields<'t> {
     keys: &'static Keys,
     mark: Mark,
     entries: &'t [Entry],
+    /// Known keys that unknown ones were probably meant to be: they are not missed as well.
+    misspelt: Vec<&'static str>,
 }
 
 impl<'t> Fields<'t> {
     pub(super) fn open(node: &'t Node, keys: &'static Keys, findings: &mut Findings) -> Option<Self> {
         let entries = map(node, keys.of, findings)?;
+        let mut misspelt = Vec::new();
         for entry in entries {
             let key = entry.key.as_str();
             if keys.later.contains(&key) {
                 let message = format!("`{key}` in {} is not available in this version", keys.of);
                 findings.add(entry.key_mark, message, "remove it: this version would not act on it");
             } else if !keys.known.contains(&key) {
+                misspelt.extend(closest(key, keys.known.iter().copied()));
                 let hint = if key == "<<" {
                     "merge keys are not part of YAML 1.2: write the entries out".to_owned()
                 } else {
@@ -45,7 +49,7 @@ impl<'t> Fields<'t> {
                 findings.add(entry.key_mark, format!("`{key}` has no value"), hint);
             }
         }
-        Some(Self { keys, mark: node.mark, entries })
+        Some(Self { keys, mark: node.mark, entries, misspelt })
     }
 
     /// None also for a key without a value, which has been reported.
@@ -56,7 +60,7 @@ impl<'t> Fields<'t> {
     }
 
     pub(super) fn required(&self, key: &str, example: &str, findings: &mut Findings) -> Option<&'t Node> {
-        if !self.has(key) {
+        if !self.has(key) && !self.misspelt.contains(&key) {
             let message = format!("{} lacks `{key}`", self.keys.of);
             findings.add(self.mark, message, format!("add it, for example `{example}`"));
         }
@@ -75,7 +79,11 @@ impl<'t> Fields<'t> {
 /// The entries of a mapping, each key once; `what` with its article.
 pub(super) fn map<'t>(node: &'t Node, what: &str, findings: &mut Findings) -> Option<&'t [Entry]> {
     let Value::Map(entries) = &node.value else {
-        findings.add(node.mark, format!("{what} is {} here", kind(node)), "write a mapping: `key: value`");
+        findings.add(
+            node.mark,
+            format!("{what} is {} instead of a mapping", kind(node)),
+            "write `key: value`",
+        );
         return None;
     };
     let mut unique = Unique::default();
@@ -143,7 +151,7 @@ pub(super) fn name(node: &Node, what: &str, findings: &mut Findings) -> Option<S
     let starts_well = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
     if !starts_well || !name.chars().all(plain) || name.len() > NAME_BYTES_MAX {
         let hint = format!(
-            "letters, digits, `-`, `_` and `.` are allowed, a letter or digit first, {NAME_BYTES_MAX} at most"
+            "letters, digits, `-`, `_` and `.` are allowed, a letter or digit first, {NAME_BYTES_MAX} in all"
         );
         findings.add(node.mark, format!("{} cannot be {what}", quoted(name)), hint);
         return None;
@@ -157,9 +165,10 @@ pub(super) fn port(node: &Node, findings: &mut Findings) -> Option<u16> {
             Ok(port) if port > 0 => return Some(port),
             Ok(_) | Err(_) => format!("{number} is no port"),
         },
+        Value::Fraction(number) => format!("{number} is no port"),
         Value::Text(text) => format!("{} is no port", quoted(text)),
-        Value::Null | Value::Bool(_) | Value::Fraction(_) | Value::List(_) | Value::Map(_) => {
-            format!("a port is {} here", kind(node))
+        Value::Null | Value::Bool(_) | Value::List(_) | Value::Map(_) => {
+            format!("a port is {} instead of a number", kind(node))
         }
     };
     findings.add(node.mark, message, "write a number from 1 to 65535");

@@ -104,7 +104,7 @@ impl Finding {
     fn into_error(self, text: &str) -> ConfigError {
         let at = At::new(text, locate(text, self.mark));
         let hint = match self.first.map(|mark| locate(text, mark)) {
-            Some(first) => format!("the first is in line {}; {}", first.line, self.hint),
+            Some(first) => format!("the other is in line {}; {}", first.line, self.hint),
             None => self.hint,
         };
         ConfigError { at: Some(at), message: self.message, hint }
@@ -142,15 +142,24 @@ impl fmt::Display for At {
         // A long line is shown from shortly before the column on.
         let from = if before > LINE_CHARS_MAX * 2 / 3 { before - LINE_CHARS_MAX / 3 } else { 0 };
         let shown: String = self.line_text.chars().skip(from).take(LINE_CHARS_MAX).map(printable).collect();
-        let token = shown.chars().skip(before - from).take_while(|c| is_word(*c)).count().max(1);
-        let carets = "^".repeat(token);
+        let carets = "^".repeat(word_length(shown.chars().skip(before - from)));
         let pad = " ".repeat(before - from);
         write!(f, "{:>5} | {}\n      | {pad}{carets}", self.line, shown.trim_end())
     }
 }
 
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || "_-./".contains(c)
+/// Characters of the word that begins here, at least one. A colon belongs to it unless it ends a key.
+fn word_length(line: impl Iterator<Item = char>) -> usize {
+    let mut line = line.peekable();
+    let mut length = 0;
+    while let Some(c) = line.next() {
+        let inside = c == ':' && line.peek().is_some_and(|next| next.is_alphanumeric());
+        if !(c.is_alphanumeric() || "_-./".contains(c) || inside) {
+            break;
+        }
+        length += 1;
+    }
+    length.max(1)
 }
 
 /// A configuration file must not be able to drive the terminal that shows its errors.
@@ -185,7 +194,7 @@ pub(super) fn meant_or_allowed<'w>(wrong: &str, words: impl IntoIterator<Item = 
     }
 }
 
-fn closest<'w>(wrong: &str, words: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
+pub(super) fn closest<'w>(wrong: &str, words: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
     // A longer word takes no more than these many letters to be another one; and it bounds the work.
     let wrong: Vec<char> = wrong.chars().take(QUOTE_CHARS_MAX).map(|c| c.to_ascii_lowercase()).collect();
     let allowance = (wrong.len() / 3).clamp(1, 3);

@@ -44,6 +44,10 @@ fn parse_in(text: &str, file: &str, folder: &Path) -> Result<Config, ConfigError
             "start from the sample configs/farm.yaml",
         ));
     }
+    if let Some((index, character)) = control_character(text) {
+        let message = format!("control character U+{:04X}", u32::from(character));
+        return Err(ConfigErrors::at(file, text, place_of(text, index), message, "remove it".to_owned()));
+    }
     let root = tree::read(text).map_err(|error| unreadable(file, text, error))?;
     let mut findings = Findings::default();
     let config = config(&root, folder, &mut findings);
@@ -116,60 +120,83 @@ fn is_empty(text: &str) -> bool {
 }
 
 fn not_utf8(file: &str, bytes: &[u8], valid: usize) -> ConfigErrors {
-    let before = String::from_utf8_lossy(&bytes[..valid]).into_owned();
-    let line = before.matches('\n').count() + 1;
-    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
     let text = String::from_utf8_lossy(bytes);
     let message = format!("byte {:#04x} is not UTF-8", bytes[valid]);
-    ConfigErrors::at(file, &text, Place { line, column }, message, "save the file as UTF-8".to_owned())
+    ConfigErrors::at(file, &text, place_of(&text, valid), message, "save the file as UTF-8".to_owned())
+}
+
+/// `index` counts bytes.
+fn place_of(text: &str, index: usize) -> Place {
+    let before = &text[..index];
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    Place { line, column }
+}
+
+/// YAML knows tabs and line ends (YAML 1.2, 5.1); the parser would refuse others without saying where.
+fn control_character(text: &str) -> Option<(usize, char)> {
+    text.char_indices().find(|(_, c)| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}'))
 }
 
 fn unreadable(file: &str, text: &str, error: TreeError) -> ConfigErrors {
     let (message, hint, place) = match error {
         TreeError::TooMuch { place } => {
-            ("aliases expand to too much".to_owned(), "write the entries out instead of `*alias`", place)
+            let hint = "write the entries out instead of `*alias`";
+            ("aliases expand to too much".to_owned(), hint.to_owned(), place)
         }
-        TreeError::Syntax { message, place } => explain(text, message, place),
+        TreeError::Syntax { message, place, began } => explain(text, message, place, began),
     };
-    let Some(place) = place else {
-        return ConfigErrors::whole_file(file, message, hint);
-    };
-    ConfigErrors::at(file, text, place, message, hint.to_owned())
+    // Only the bound on aliases comes without a place.
+    let place = place.or_else(|| text.find('*').map(|index| place_of(text, index)));
+    ConfigErrors::at(file, text, place.unwrap_or(Place { line: 1, column: 1 }), message, hint)
 }
 
 /// The parser's words, where better ones are known.
-fn explain(text: &str, message: String, place: Option<Place>) -> (String, &'static str, Option<Place>) {
-    if let Some(place) = place
-        && let Some(column) = tab_in_indentation(text, place.line)
+fn explain(
+    text: &str,
+    message: String,
+    place: Option<Place>,
+    began: Option<Place>,
+) -> (String, String, Option<Place>) {
+    if let Some(Place { line, .. }) = place
+        && let Some(column) = tab_in_indentation(text, line)
     {
-        let place = Place { line: place.line, column };
-        return (
-            "a tab in the indentation".to_owned(),
-            "indent with spaces; YAML allows no tabs there",
-            Some(place),
-        );
+        let hint = "indent with spaces; YAML allows no tabs there";
+        return ("a tab in the indentation".to_owned(), hint.to_owned(), Some(Place { line, column }));
     }
     if message.contains("more than one document") {
         let line = text.lines().skip(1).position(|line| line.starts_with("---")).map_or(1, |index| index + 2);
-        let place = Place { line, column: 1 };
-        return (
-            "a second document begins".to_owned(),
-            "one file is one configuration: remove the `---`",
-            Some(place),
-        );
+        let hint = "one file is one configuration: remove the `---`";
+        return ("a second document begins".to_owned(), hint.to_owned(), Some(Place { line, column: 1 }));
     }
-    let hint = match message.as_str() {
+    if message.ends_with(tree::KEY_EXPECTED) {
+        return ("a list or a mapping cannot be a key".to_owned(), "write `key: value`".to_owned(), place);
+    }
+    let hint = hint(&message);
+    match began {
+        // The end of the file says nothing: show where the quote opened.
+        Some(began) if message.contains("end of stream") => (message, hint.to_owned(), Some(began)),
+        Some(began) if place.is_none_or(|place| place.line != began.line) => {
+            (message, format!("it began in line {}; {hint}", began.line), place)
+        }
+        Some(_) | None => (message, hint.to_owned(), place),
+    }
+}
+
+fn hint(message: &str) -> &'static str {
+    match message {
         m if m.contains("repetition limit") => "write the entries out instead of `*alias`",
         m if m.contains("recursion limit") => "close the brackets: nothing here is nested that deep",
-        m if m.contains("tag") => "remove the tag; put text in quotes where it looks like a number",
+        m if m.contains("a YAML tag") => "remove the tag; put text in quotes where it looks like a number",
         m if m.contains("unknown anchor") => "an `*alias` needs its `&anchor` before it",
         m if m.contains("mapping values are not allowed") => {
             "put text that contains `: ` in quotes, or check the indentation of the line"
         }
-        m if m.contains("control characters") => "remove the control character",
+        m if m.contains("quoted scalar") => "close the quote",
+        m if m.contains("flow sequence") => "close the bracket `[`, and separate its entries by commas",
+        m if m.contains("flow mapping") => "close the brace `{`, and separate its entries by commas",
         _ => "check the indentation, the brackets and the quotes here and in the line before",
-    };
-    (message, hint, place)
+    }
 }
 
 fn tab_in_indentation(text: &str, line: usize) -> Option<usize> {

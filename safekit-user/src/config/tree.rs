@@ -47,8 +47,8 @@ pub(super) struct Place {
 
 #[derive(Debug)]
 pub(super) enum TreeError {
-    /// The parser's words, and where it stopped if it knows.
-    Syntax { message: String, place: Option<Place> },
+    /// The parser's words, where it stopped if it knows, and where the thing began that it was reading.
+    Syntax { message: String, place: Option<Place>, began: Option<Place> },
     /// Anchors and aliases that expand to more than [`TREE_COST_MAX`].
     TooMuch { place: Option<Place> },
 }
@@ -64,7 +64,8 @@ pub(super) fn read(text: &str) -> Result<Node, TreeError> {
         if reading.spent.get() > TREE_COST_MAX {
             return TreeError::TooMuch { place };
         }
-        TreeError::Syntax { message: without_place(&error.to_string()), place }
+        let (message, began) = without_places(&error.to_string());
+        TreeError::Syntax { message, place, began }
     })
 }
 
@@ -78,10 +79,20 @@ fn place(error: &serde_yaml::Error) -> Option<Place> {
     error.location().map(|at| Place { line: at.line().max(1), column: at.column().max(1) })
 }
 
-/// The parser puts positions into its sentences; ours stand in front of them.
-fn without_place(message: &str) -> String {
-    let end = message.find(" at line ").unwrap_or(message.len());
-    message[..end].to_owned()
+/// The parser writes `path: problem at line 3 column 1, while reading what at line 2 column 9`. Our positions stand in
+/// front of the sentence; the second one is the only way to know where an open bracket is.
+fn without_places(message: &str) -> (String, Option<Place>) {
+    let (problem, context) = message.split_once(", while ").unwrap_or((message, ""));
+    let problem = problem.split(" at line ").next().unwrap_or_default();
+    let problem = match problem.split_once(": ") {
+        Some((path, rest)) if !path.contains(' ') => rest,
+        Some(_) | None => problem,
+    };
+    let (doing, at) = context.split_once(" at line ").unwrap_or((context, ""));
+    let began = at
+        .split_once(" column ")
+        .and_then(|(line, column)| Some(Place { line: line.parse().ok()?, column: column.parse().ok()? }));
+    if doing.is_empty() { (problem.to_owned(), began) } else { (format!("{problem} while {doing}"), began) }
 }
 
 /// One pass over the text.
@@ -190,6 +201,9 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
     }
 }
 
+/// How the parser's complaint about a list or mapping as a key ends.
+pub(super) const KEY_EXPECTED: &str = "a key of one word";
+
 struct KeySeed<'r>(&'r Reading);
 
 impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
@@ -203,7 +217,7 @@ impl<'de> Visitor<'de> for KeySeed<'_> {
     type Value = (String, Mark);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key of plain text")
+        f.write_str(KEY_EXPECTED)
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<Self::Value, E> {
