@@ -1,22 +1,23 @@
-//! The binary: verbs of the command line to their functions.
+//! The binary `safekit`: daemon and command line in one. This file only wires.
+
+use std::process::ExitCode;
 
 use clap::Parser;
-use safekit::front::cli::{config, keygen};
-use safekit::front::exit::Exit;
+use safekit::front::cli::{self, Cli, Verb};
+use safekit::front::demo;
 
-/// High availability for ordinary Linux servers
-#[derive(Parser)]
-#[command(name = "safekit", version)]
-enum Cli {
-    /// Configuration files
-    Config(config::Args),
-    /// Make the key of a cluster
-    Keygen(keygen::Args),
-}
+mod life;
 
-fn main() -> Exit {
-    match Cli::parse() {
-        Cli::Config(args) => config::run(&args),
-        Cli::Keygen(args) => keygen::run(&args),
-    }
+fn main() -> ExitCode {
+    let exit = match Cli::parse().verb {
+        Verb::Daemon(args) => life::daemon(&args),
+        Verb::Status(args) => cli::status::run(&args),
+        Verb::Wait(args) => cli::wait::run(&args),
+        Verb::Farm(args) => cli::farm::run(&args),
+        Verb::Config(args) => cli::config::run(&args),
+        Verb::Keygen(args) => cli::keygen::run(&args),
+        Verb::Demo(args) => demo::run(&args),
+        Verb::DemoWeb(args) => demo::web::run(&args),
+    };
+    exit.into()
 }

@@ -24,18 +24,9 @@ const HEARTBEAT: Keys =
     Keys { of: "`heartbeat`", known: &["profile", "interval", "timeout", "lease"], later: &[] };
 
 pub(super) const PROFILES: [(&str, Timing); 3] =
-    [("fast", timing(10, 80, 40)), ("default", timing(25, 200, 100)), ("tolerant", timing(100, 1000, 500))];
-pub(super) const PROFILE_DEFAULT: Timing = PROFILES[1].1;
+    [("fast", Timing::FAST), ("default", Timing::DEFAULT), ("tolerant", Timing::TOLERANT)];
 const INTERVAL_MIN: Duration = Duration::from_millis(5);
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
-
-const fn timing(interval: u64, timeout: u64, lease: u64) -> Timing {
-    Timing {
-        interval: Duration::from_millis(interval),
-        timeout: Duration::from_millis(timeout),
-        lease: Duration::from_millis(lease),
-    }
-}
 
 /// Addresses of nodes by the place where they stand: a virtual IP must be none of them.
 pub(super) type Addresses = Unique<IpAddr>;
@@ -57,7 +48,7 @@ pub(super) fn cluster(
     let nodes = fields
         .required("nodes", "nodes: [{ name: web1, addresses: { lan: 10.99.0.1 } }]", findings)
         .and_then(|node| nodes(node, networks.as_deref(), addresses, findings));
-    let timing = fields.optional("heartbeat").map_or(Some(PROFILE_DEFAULT), |node| heartbeat(node, findings));
+    let timing = fields.optional("heartbeat").map_or(Some(Timing::DEFAULT), |node| heartbeat(node, findings));
     Some(Cluster {
         name: cluster_name?,
         key_file: key_file?,
@@ -283,6 +274,11 @@ fn broken_rule(Timing { interval, timeout, lease }: Timing) -> Option<(Which, St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn timing(interval: u64, timeout: u64, lease: u64) -> Timing {
+        let [interval, timeout, lease] = [interval, timeout, lease].map(Duration::from_millis);
+        Timing { interval, timeout, lease }
+    }
 
     #[test]
     fn every_profile_keeps_the_rules() {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::types::ClusterKey;
+pub use crate::types::ClusterKey;
 
 const DIGITS: usize = 64;
 
@@ -138,7 +138,7 @@ fn put_in_place(path: &Path, parent: &Path, key: &ClusterKey) -> io::Result<()> 
 }
 
 fn encode(key: &ClusterKey) -> String {
-    let mut text: String = key.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut text: String = key.bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     text.push('\n');
     text
 }
@@ -150,7 +150,7 @@ fn decode(text: &[u8]) -> Option<ClusterKey> {
     for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
         *byte = digit(pair[0])? << 4 | digit(pair[1])?;
     }
-    Some(ClusterKey(key))
+    Some(ClusterKey::new(key))
 }
 
 fn digit(character: u8) -> Option<u8> {
@@ -161,7 +161,7 @@ fn digit(character: u8) -> Option<u8> {
 mod tests {
     use super::*;
 
-    const KEY: ClusterKey = ClusterKey([0xa5; 32]);
+    const KEY: ClusterKey = ClusterKey::new([0xa5; 32]);
 
     #[test]
     fn what_is_written_is_read() {
@@ -178,7 +178,7 @@ mod tests {
         let folder = Folder::new("replace");
         let path = folder.0.join("cluster.key");
         write_key(&path, &KEY, false).unwrap();
-        let other = ClusterKey([1; 32]);
+        let other = ClusterKey::new([1; 32]);
         assert!(matches!(write_key(&path, &other, false), Err(KeyError::Exists { .. })));
         assert_eq!(read_key(&path).unwrap(), KEY);
         write_key(&path, &other, true).unwrap();

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod decode;
+pub mod duration;
 pub mod error;
 mod hash;
 pub mod key;
@@ -19,7 +20,7 @@ pub use hash::{BUCKETS, ownership_hash};
 pub use load::{CONFIG_FILE_DEFAULT, load, parse};
 pub use show::effective;
 
-use crate::types::{NetworkId, NodeId, Timing};
+use crate::types::{GroupId, NetworkId, NodeId, Timing};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -111,6 +112,11 @@ impl Config {
 
     pub fn networks(&self) -> impl Iterator<Item = (NetworkId, &Network)> {
         self.cluster.networks.iter().enumerate().map(|(index, network)| (NetworkId(index as u8), network))
+    }
+
+    /// The rule group of each farm: the same number on every node, whichever farms it takes part in.
+    pub fn farm_groups(&self) -> impl Iterator<Item = (GroupId, &Farm)> {
+        self.farms().enumerate().map(|(index, farm)| (GroupId(index as u16), farm))
     }
 
     pub fn farms(&self) -> impl Iterator<Item = &Farm> {

@@ -9,6 +9,7 @@ use super::tree::{Node, Value};
 use super::{Balance, Delivery, Farm, Module, Protocol, Rule, VirtualIp};
 use crate::types::NodeId;
 
+/// A farm is a rule group, and the filter holds so many.
 const MODULES_MAX: usize = 64;
 const VIRTUAL_IPS_MAX: usize = 32;
 const RULES_MAX: usize = 64;
@@ -42,19 +43,19 @@ const BALANCES: [(&str, Balance); 3] = [
 
 impl Delivery {
     /// The word of the configuration file, as for the others below.
-    pub fn word(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         word(&DELIVERIES, &self)
     }
 }
 
 impl Protocol {
-    pub fn word(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         word(&PROTOCOLS, &self)
     }
 }
 
 impl Balance {
-    pub fn word(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         word(&BALANCES, &self)
     }
 }
@@ -230,7 +231,7 @@ fn rule(node: &Node, seen: &mut Unique<(&'static str, u16)>, findings: &mut Find
         .optional("balance")
         .map_or(Some(Balance::Connection), |node| choice(node, "balance", &BALANCES, &[], findings));
     let rule = Rule { protocol: protocol?, port: port?, balance: balance? };
-    let protocol = rule.protocol.word();
+    let protocol = rule.protocol.name();
     if let Err(first) = seen.insert((protocol, rule.port), node.mark) {
         let message = format!("two rules are for {protocol} port {}", rule.port);
         findings.add_duplicate(node.mark, first, message, "keep one of them");

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::cluster::PROFILES;
-use super::{Config, Farm, Module};
+use super::{Config, Farm, Module, duration};
 use crate::types::{NodeId, Timing};
 
 /// YAML that [`super::parse`] takes.
@@ -109,8 +109,8 @@ impl HeartbeatView {
         if let Some((profile, _)) = PROFILES.iter().find(|(_, known)| *known == timing) {
             return Self::Profile { profile };
         }
-        let ms = |span: std::time::Duration| format!("{}ms", span.as_millis());
-        Self::Own { interval: ms(timing.interval), timeout: ms(timing.timeout), lease: ms(timing.lease) }
+        let [interval, timeout, lease] = [timing.interval, timing.timeout, timing.lease].map(duration::print);
+        Self::Own { interval, timeout, lease }
     }
 }
 
@@ -126,14 +126,14 @@ impl<'c> ModuleView<'c> {
                 .iter()
                 .map(|vip| VirtualIpView { address: vip.address.to_string(), interface: &vip.interface })
                 .collect(),
-            delivery: farm.delivery.word(),
+            delivery: farm.delivery.name(),
             rules: farm
                 .rules
                 .iter()
                 .map(|rule| RuleView {
-                    protocol: rule.protocol.word(),
+                    protocol: rule.protocol.name(),
                     port: rule.port,
-                    balance: rule.balance.word(),
+                    balance: rule.balance.name(),
                 })
                 .collect(),
         }

@@ -1,3 +1,7 @@
 //! L2: pure, sans-IO state machines. Inputs and time come in as values, effects leave as values, in order.
 
+// A new state or verdict must be decided everywhere.
+#![warn(clippy::wildcard_enum_match_arm)]
+
 pub mod farm;
+pub mod health;

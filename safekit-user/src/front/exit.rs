@@ -1,36 +1,36 @@
-//! Exit codes of the command line. They are a promise to scripts.
+//! Exit codes: documented constants that scripts rely on.
 
-use std::process::{ExitCode, Termination};
+use std::process::ExitCode;
 
+/// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Exit {
-    /// The command did what it says.
-    Done = 0,
-    /// It could not; the last line on stderr is the next step.
-    Failed = 1,
-    /// The command line itself is wrong.
-    Usage = 2,
-    /// It works, and something needs attention.
-    Degraded = 3,
-    /// The daemon, or the node, does not answer.
-    Unreachable = 4,
+    /// 0: it did what it was asked.
+    Done,
+    /// 1: it was understood and could not be done.
+    Failed,
+    /// 2: it was not understood.
+    Usage,
+    /// 3: it was done, and something needs attention.
+    Degraded,
+    /// 4: the daemon could not be reached.
+    Unreachable,
 }
 
 impl Exit {
     pub const fn code(self) -> u8 {
-        self as u8
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Degraded => 3,
+            Self::Unreachable => 4,
+        }
     }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit.code())
-    }
-}
-
-impl Termination for Exit {
-    fn report(self) -> ExitCode {
-        self.into()
     }
 }

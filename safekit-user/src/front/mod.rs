@@ -1,4 +1,7 @@
-//! L4, what people touch. Screens read snapshots and send commands; they never see an engine or a driver.
+//! L4: what people touch.
 
 pub mod cli;
+pub mod control;
+pub mod control_client;
+pub mod demo;
 pub mod exit;

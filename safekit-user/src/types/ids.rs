@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A node, by its place in `cluster.nodes`. Peers whose configuration hash differs are in no view, so two nodes
 /// that share a view share this numbering.
@@ -12,9 +12,32 @@ pub struct NodeId(pub u8);
 /// The largest cluster: a set of nodes is one machine word.
 pub const NODES_MAX: usize = 128;
 
-/// A set of nodes.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// A set of nodes. People read it as a list, peers as one number.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct NodeSet(pub u128);
+
+impl Serialize for NodeSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.collect_seq(self.iter())
+        } else {
+            self.0.serialize(serializer)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for NodeSet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !deserializer.is_human_readable() {
+            return u128::deserialize(deserializer).map(Self);
+        }
+        let nodes = Vec::<NodeId>::deserialize(deserializer)?;
+        if let Some(node) = nodes.iter().find(|node| usize::from(node.0) >= NODES_MAX) {
+            return Err(serde::de::Error::custom(format!("node {} of at most {NODES_MAX}", node.0)));
+        }
+        Ok(nodes.into_iter().collect())
+    }
+}
 
 impl NodeSet {
     pub const EMPTY: Self = Self(0);

@@ -76,6 +76,8 @@ pub struct HeartbeatInfo {
     pub lateness_max_us: u64,
     /// Datagrams on the heartbeat port that could not be authenticated.
     pub rejected: u64,
+    /// Datagrams that could not be sent.
+    pub unsent: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -42,6 +42,29 @@ pub struct Timing {
     pub lease: Duration,
 }
 
+impl Timing {
+    /// LANs, and virtual machines without live migration.
+    pub const DEFAULT: Self = Self::of_ms(25, 200, 100);
+    /// Bare metal with a core to spare.
+    pub const FAST: Self = Self::of_ms(10, 80, 40);
+    /// Live migration, busy hosts, clouds.
+    pub const TOLERANT: Self = Self::of_ms(100, 1000, 500);
+
+    const fn of_ms(interval: u64, timeout: u64, lease: u64) -> Self {
+        Self {
+            interval: Duration::from_millis(interval),
+            timeout: Duration::from_millis(timeout),
+            lease: Duration::from_millis(lease),
+        }
+    }
+
+    /// L_y: without an acknowledgement for so long, a node gives up what the silent hearer would own (R4). Three
+    /// quarters of D, so that it comes well before anybody acts at D.
+    pub fn yield_after(&self) -> Duration {
+        self.timeout * 3 / 4
+    }
+}
+
 fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }

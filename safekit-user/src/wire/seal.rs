@@ -249,7 +249,7 @@ impl Keys {
 }
 
 fn extract(key: &ClusterKey) -> Prk {
-    Salt::new(HKDF_SHA256, b"safekit").extract(&key.0)
+    Salt::new(HKDF_SHA256, b"safekit").extract(key.bytes())
 }
 
 fn fill(prk: &Prk, info: &[&[u8]], out: &mut [u8]) {

@@ -7,7 +7,7 @@ use crate::config::{CONFIG_FILE_DEFAULT, Config, effective, load};
 use crate::front::exit::Exit;
 
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct ConfigArgs {
     #[command(subcommand)]
     verb: Verb,
 }
@@ -27,7 +27,7 @@ struct FileArg {
     file: PathBuf,
 }
 
-pub fn run(args: &Args) -> Exit {
+pub fn run(args: &ConfigArgs) -> Exit {
     match &args.verb {
         Verb::Check(FileArg { file }) => with_config(file, |config| out(&summary(config))),
         Verb::Show(FileArg { file }) => with_config(file, |config| out(effective(config).trim_end())),

@@ -10,7 +10,7 @@ use crate::front::exit::Exit;
 use crate::types::ClusterKey;
 
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct KeygenArgs {
     /// Where the key goes; its directory must exist
     #[arg(default_value = crate::config::KEY_FILE_DEFAULT)]
     file: PathBuf,
@@ -19,13 +19,13 @@ pub struct Args {
     force: bool,
 }
 
-pub fn run(args: &Args) -> Exit {
-    let mut key = ClusterKey([0; 32]);
-    if SystemRandom::new().fill(&mut key.0).is_err() {
+pub fn run(args: &KeygenArgs) -> Exit {
+    let mut bytes = [0; 32];
+    if SystemRandom::new().fill(&mut bytes).is_err() {
         err("error: the kernel gives no random bytes\nnext step: check that /dev/urandom exists");
         return Exit::Failed;
     }
-    if let Err(error) = write_key(&args.file, &key, args.force) {
+    if let Err(error) = write_key(&args.file, &ClusterKey::new(bytes), args.force) {
         fail(&error, &error.next_step());
         return Exit::Failed;
     }

@@ -1,10 +1,85 @@
-//! The command line, a file for each verb. A verb has a clap `Args` struct and a `run` that answers with an
-//! [`Exit`](super::exit::Exit): results on stdout, errors and next steps on stderr.
-
-pub mod config;
-pub mod keygen;
+//! The command line: a file per verb.
 
 use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub mod config;
+pub mod farm;
+pub mod keygen;
+pub mod status;
+pub mod wait;
+
+use super::demo;
+
+/// High availability for ordinary Linux servers: a virtual IP served by all nodes of a farm, without a load balancer.
+#[derive(Parser, Debug)]
+#[command(name = "safekit", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Run this node: virtual IP, packet filter, heartbeats. Ends cleanly on SIGTERM.
+    Daemon(DaemonArgs),
+    /// How the cluster is, as this node sees it.
+    Status(status::StatusArgs),
+    /// Wait until a module has reached a state.
+    Wait(wait::WaitArgs),
+    /// Look into a farm: who owns what, and why.
+    Farm(farm::FarmArgs),
+    /// Check or show a configuration file.
+    Config(config::ConfigArgs),
+    /// Make a cluster key.
+    Keygen(keygen::KeygenArgs),
+    /// Show a whole farm on this machine: three nodes, a client, a failure, a return.
+    Demo(demo::DemoArgs),
+    /// The demo's web server.
+    #[command(hide = true)]
+    DemoWeb(demo::web::WebArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct DaemonArgs {
+    /// The configuration file, the same on every node.
+    #[arg(long, value_name = "FILE", default_value = "/etc/safekit/safekit.yaml")]
+    pub config: PathBuf,
+    /// Which node of the file this is. Default: the host name.
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Where the control socket and the pinned maps live.
+    #[arg(long, value_name = "DIR", default_value = "/run/safekit")]
+    pub run_dir: PathBuf,
+    /// Where durable state lives.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/safekit")]
+    pub state_dir: PathBuf,
+    /// Set by the parent process: the life that this daemon is.
+    #[arg(long, hide = true, value_name = "HEX")]
+    pub boot: Option<String>,
+}
+
+/// Where to find the daemon, and how to print.
+#[derive(Args, Clone, Debug)]
+pub struct Asking {
+    /// The daemon's run directory.
+    #[arg(long, value_name = "DIR", default_value = "/run/safekit")]
+    pub run_dir: PathBuf,
+}
+
+impl Asking {
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("control.sock")
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    Json,
+}
 
 /// A reader that has gone (`| head`) is no error of ours.
 fn out(text: &str) {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const KEY: ClusterKey = ClusterKey([7; 32]);
+const KEY: ClusterKey = ClusterKey::new([7; 32]);
 const BOOT: BootId = BootId([0x42; 16]);
 const SENDER: NodeId = NodeId(2);
 const BODY: &[u8] = b"forty times a second";
@@ -52,7 +52,7 @@ fn the_bytes_of_a_known_datagram_are_pinned() {
 fn the_hash_key_is_pinned_and_its_own() {
     let pinned = [156, 105, 31, 115, 83, 124, 10, 72, 122, 98, 85, 102, 228, 147, 105, 11];
     assert_eq!(derive_hash_key(&KEY), pinned);
-    assert_ne!(derive_hash_key(&KEY), derive_hash_key(&ClusterKey([8; 32])));
+    assert_ne!(derive_hash_key(&KEY), derive_hash_key(&ClusterKey::new([8; 32])));
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn noise_of_any_length_is_refused() {
 #[test]
 fn other_keys_other_clusters_and_other_senders_are_told_apart() {
     let why = |key: [u8; 32], cluster: &str, nodes: usize| {
-        Opener::new(&ClusterKey(key), cluster, nodes).open(&mut sealed(1, BODY)).map(|_| ()).unwrap_err()
+        Opener::new(&ClusterKey::new(key), cluster, nodes).open(&mut sealed(1, BODY)).map(|_| ()).unwrap_err()
     };
     assert_eq!(why([8; 32], "shop", 3), Refused::NotAuthentic);
     assert_eq!(why([7; 32], "bank", 3), Refused::OtherCluster);

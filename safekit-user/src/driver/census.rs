@@ -1,0 +1,76 @@
+//! The counting thread: which buckets of other nodes still hold live connections of this one.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use super::inbox::{Inbox, Request};
+use super::{clock, connections};
+use crate::config::{Balance, Config, Protocol};
+use crate::engine::farm::Table;
+use crate::types::{Bucket, BucketBits, GroupId};
+
+/// One count to make: of connections in buckets that are not this table's.
+pub struct Census {
+    pub group: GroupId,
+    pub table: Arc<Table>,
+}
+
+/// One count under way and one waiting; the engine repeats what was dropped.
+const CENSUSES_MAX: usize = 1;
+
+/// Where a connection of a farm's TCP rule falls.
+pub struct Places {
+    rules: HashMap<(IpAddr, u16), (GroupId, Balance)>,
+    bucket_of: BucketOf,
+}
+
+/// The filter's own hash: (balance, client, client's port) to bucket.
+pub type BucketOf = Box<dyn Fn(Balance, IpAddr, u16) -> Bucket + Send>;
+
+impl Places {
+    pub fn new(config: &Config, bucket_of: BucketOf) -> Self {
+        let mut rules = HashMap::new();
+        for (group, farm) in config.farm_groups() {
+            for rule in farm.rules.iter().filter(|rule| rule.protocol == Protocol::Tcp) {
+                for vip in &farm.virtual_ips {
+                    rules.insert((vip.address, rule.port), (group, rule.balance));
+                }
+            }
+        }
+        Self { rules, bucket_of }
+    }
+
+    fn place(&self, connection: &connections::Connection) -> Option<(GroupId, Bucket)> {
+        let (group, balance) = *self.rules.get(&(connection.local, connection.local_port))?;
+        Some((group, (self.bucket_of)(balance, connection.peer, connection.peer_port)))
+    }
+}
+
+/// Starts the thread. It ends when the sender is dropped.
+pub fn start(places: Places, inbox: Inbox) -> std::io::Result<SyncSender<Census>> {
+    let (sender, receiver) = sync_channel(CENSUSES_MAX);
+    std::thread::Builder::new().name("census".into()).spawn(move || run(&places, &inbox, &receiver))?;
+    Ok(sender)
+}
+
+fn run(places: &Places, inbox: &Inbox, censuses: &Receiver<Census>) {
+    while let Ok(census) = censuses.recv() {
+        let since = clock::now();
+        let mut buckets = BucketBits::none(census.table.mine.capacity());
+        let mut connections = 0;
+        let counted = connections::live(|connection| {
+            let Some((group, bucket)) = places.place(&connection) else { return };
+            if group == census.group && !census.table.mine.contains(bucket) {
+                buckets.insert(bucket);
+                connections += 1;
+            }
+        });
+        match counted {
+            // Dropped when the inbox is full: the engine asks again.
+            Ok(()) => drop(inbox.post(Request::Counted { group: census.group, buckets, since, connections })),
+            Err(error) => tracing::warn!(%error, "cannot count live connections; transitions last longer"),
+        }
+    }
+}

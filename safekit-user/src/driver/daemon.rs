@@ -1,0 +1,251 @@
+//! One life of the daemon: brings up addresses, filter and heartbeat, and takes them down again.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+
+use super::announce::{Announcement, Announcer};
+use super::census::{self, Places};
+use super::datapath::{self, Datapath, Plan, XdpMode};
+use super::heartbeat::{Port, Sockets};
+use super::inbox::{self, Inbox, Request};
+use super::report::Reporter;
+use super::runtime::{self, Runtime};
+use super::vip::{self, VirtualIps, Wanted};
+use super::{clock, links, realtime};
+use crate::config::key::ClusterKey;
+use crate::config::{Balance, Config, ownership_hash};
+use crate::engine::farm::{Engine, Group, HOLD, Input, Rules, Setup};
+use crate::types::snapshot::VirtualIpInfo;
+use crate::types::{BootId, NodeId, Snapshot};
+use crate::wire::seal::{Opener, Sealer, derive_hash_key};
+
+/// Buckets of a rule group.
+pub const BUCKETS: usize = 65_536;
+
+/// A clean stop lets requests under way finish, and does not wait for idle connections.
+const LEAVE_DRAIN_MAX: Duration = Duration::from_secs(1);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    VirtualIp(#[from] vip::Error),
+    #[error(transparent)]
+    Datapath(#[from] datapath::Error),
+    #[error(transparent)]
+    TooMuch(#[from] datapath::TooMuch),
+    #[error(transparent)]
+    Heartbeat(#[from] super::heartbeat::Error),
+    #[error("cannot {action}")]
+    Io {
+        action: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the heartbeat thread failed")]
+    Runtime(#[from] runtime::Error),
+    #[error("the heartbeat thread died")]
+    Died,
+}
+
+/// What a life needs to know.
+pub struct Life {
+    pub config: Config,
+    pub key: ClusterKey,
+    pub me: NodeId,
+    pub boot: BootId,
+    pub pin_dir: PathBuf,
+}
+
+/// A daemon that is up.
+pub struct Running {
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub inbox: Inbox,
+    ended: oneshot::Receiver<Result<(), runtime::Error>>,
+    addresses: VirtualIps,
+}
+
+impl Life {
+    /// Brings everything up, the heartbeat thread last.
+    pub async fn start(self) -> Result<Running, Error> {
+        let plan = Plan::new(&self.config, self.me, derive_hash_key(&self.key))?;
+        let mut addresses = VirtualIps::bring_up(&self.wanted(&plan)).await?;
+        match self.start_with(&plan, &addresses) {
+            Ok((snapshots, inbox, ended)) => {
+                watch_carrier(&addresses, inbox.clone());
+                Ok(Running { snapshots, inbox, ended, addresses })
+            }
+            Err(error) => {
+                addresses.take_down().await;
+                Err(error)
+            }
+        }
+    }
+
+    #[expect(clippy::type_complexity, reason = "the three ends of one thread, unpacked at once")]
+    fn start_with(
+        self,
+        plan: &Plan,
+        addresses: &VirtualIps,
+    ) -> Result<(watch::Receiver<Arc<Snapshot>>, Inbox, oneshot::Receiver<Result<(), runtime::Error>>), Error>
+    {
+        let io = |action| move |source| Error::Io { action, source };
+        datapath::ensure_bpffs(&self.pin_dir)?;
+        let pins = Some(self.pin_dir.as_path());
+        let mut datapath = Datapath::load(plan, pins, self.config.cluster.timing.lease)?;
+        datapath.attach(&addresses.interfaces, pins, XdpMode::Auto)?;
+        let sockets = Sockets::open(&self.config, self.me, Port::Configured)?;
+        let (inbox, requests) = inbox::inbox().map_err(io("make the heartbeat thread's inbox"))?;
+        let places = Places::new(&self.config, bucket_of(plan));
+        let census = census::start(places, inbox.clone()).map_err(io("start the counting thread"))?;
+        let realtime = realtime::lock_memory().is_ok();
+        let announcements = self.announcements(plan, addresses);
+        let mut reporter = Reporter::new(
+            self.config.clone(),
+            self.me,
+            realtime,
+            bucket_of(plan),
+            self.virtual_ips(plan, &datapath),
+        );
+        let now = clock::now();
+        let engine = Engine::new(self.setup(), now);
+        let (snapshots, receiver) = watch::channel(Arc::new(reporter.snapshot(&engine, &datapath, now)));
+        let announcer = Announcer::open().map_err(io("open a packet socket"))?;
+        let name = &self.config.cluster.name;
+        let sealer = Sealer::new(&self.key, name, self.me, self.boot);
+        let opener = Opener::new(&self.key, name, self.config.cluster.nodes.len());
+        let (done, ended) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("heartbeat".into())
+            .spawn(move || {
+                reporter.note_realtime(realtime::raise_priority().is_ok());
+                let runtime = Runtime {
+                    engine,
+                    sockets,
+                    datapath,
+                    sealer,
+                    opener,
+                    announcer,
+                    announcements,
+                    requests,
+                    census,
+                    reporter,
+                    snapshots,
+                };
+                // Nobody waits any more when the process is being killed.
+                let _unheard = done.send(runtime.run());
+            })
+            .map_err(io("start the heartbeat thread"))?;
+        Ok((receiver, inbox, ended))
+    }
+
+    fn setup(&self) -> Setup {
+        Setup {
+            me: self.me,
+            boot: self.boot,
+            nodes: self.config.cluster.nodes.iter().map(|node| node.name.clone()).collect(),
+            config: ownership_hash(&self.config),
+            timing: self.config.cluster.timing,
+            groups: groups(&self.config),
+            buckets: BUCKETS,
+            seed: u64::from_le_bytes(self.boot.0[..8].try_into().expect("a boot id has sixteen bytes")),
+            hold: HOLD,
+            rules: Rules::ALL,
+        }
+    }
+
+    fn wanted(&self, plan: &Plan) -> Vec<Wanted> {
+        let wanted = |vip: &datapath::PlannedVip| Wanted {
+            address: vip.address,
+            interface: vip.interface.clone(),
+            virtual_mac: vip.mac,
+        };
+        plan.virtual_ips().iter().map(wanted).collect()
+    }
+
+    fn announcements(&self, plan: &Plan, addresses: &VirtualIps) -> Vec<Announcement> {
+        let announcement = |vip: &datapath::PlannedVip| {
+            let std::net::IpAddr::V4(address) = vip.address else { return None };
+            let interface = addresses.interfaces.get(&vip.interface)?;
+            Some(Announcement {
+                address,
+                virtual_mac: vip.mac,
+                interface_index: interface.index,
+                interface_mac: interface.mac,
+            })
+        };
+        plan.virtual_ips().iter().filter_map(announcement).collect()
+    }
+
+    fn virtual_ips(&self, plan: &Plan, datapath: &Datapath) -> Vec<VirtualIpInfo> {
+        let info = |vip: &datapath::PlannedVip| {
+            let attached = datapath.attachment(&vip.interface);
+            let unattached = || ("none".to_owned(), "not attached".to_owned());
+            let (xdp_mode, xdp_reason) = attached
+                .map_or_else(unattached, |attached| (attached.mode.to_owned(), attached.reason.clone()));
+            VirtualIpInfo {
+                address: vip.address,
+                interface: vip.interface.clone(),
+                mac: mac_text(vip.mac),
+                xdp_mode,
+                xdp_reason,
+            }
+        };
+        plan.virtual_ips().iter().map(info).collect()
+    }
+}
+
+impl Running {
+    /// Waits for the heartbeat thread, then takes the addresses down.
+    pub async fn ended(mut self) -> Result<(), Error> {
+        let result = (&mut self.ended).await.map_err(|_| Error::Died)?;
+        self.addresses.take_down().await;
+        Ok(result?)
+    }
+}
+
+/// Asks the engine to leave: release, announce, drain, and then end.
+pub async fn leave(inbox: &Inbox) {
+    while inbox.post(Request::Engine(Input::Leave { drain_max: LEAVE_DRAIN_MAX })).is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn watch_carrier(addresses: &VirtualIps, inbox: Inbox) {
+    let interfaces = addresses.interfaces.values().map(|interface| interface.index).collect();
+    tokio::spawn(async move {
+        let changed = |up| {
+            if inbox.post(Request::Engine(Input::Carrier { up })).is_err() {
+                tracing::error!(up, "the heartbeat thread takes no requests: a change of carrier is lost");
+            }
+        };
+        if let Err(error) = links::watch(interfaces, changed).await {
+            tracing::error!(%error, "cannot watch the carrier of the virtual IPs' interfaces");
+        }
+    });
+}
+
+/// Equal weights for the farm's nodes, none for the others.
+fn groups(config: &Config) -> Vec<Group> {
+    let weight = |farm: &crate::config::Farm, node| u32::from(farm.nodes.contains(&NodeId(node as u8)));
+    let weights = |farm| (0..config.cluster.nodes.len()).map(|node| weight(farm, node)).collect();
+    config.farm_groups().map(|(id, farm)| Group { id, weights: weights(farm) }).collect()
+}
+
+fn bucket_of(plan: &Plan) -> census::BucketOf {
+    let plan = plan.clone();
+    Box::new(move |balance: Balance, client, port| plan.bucket(balance, client, port))
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    let [a, b, c, d, e, f] = mac;
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+/// Where a node keeps its pinned maps and links.
+pub fn pin_dir(run_dir: &Path) -> PathBuf {
+    run_dir.join("bpf")
+}

@@ -1,0 +1,16 @@
+//! L3: the only code with sockets, files, clocks and processes. It carries out what the engines decide.
+
+pub mod announce;
+pub mod census;
+pub mod clock;
+pub mod connections;
+pub mod daemon;
+pub mod datapath;
+pub mod heartbeat;
+pub mod inbox;
+pub mod links;
+pub mod realtime;
+pub mod report;
+pub mod runtime;
+pub mod supervise;
+pub mod vip;

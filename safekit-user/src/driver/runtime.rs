@@ -1,0 +1,249 @@
+//! The heartbeat thread: receive, decide, write the kernel's maps, send. It owns the engine and does nothing else.
+//!
+//! ```text
+//!   heartbeat sockets ──datagrams──┐
+//!   inbox (bounded) ───requests────┤──▶ engine ──outputs, in order──▶ maps, lease, datagrams, announcements
+//!   deadline of the engine ────────┘                               └─▶ snapshots (watch, the newest wins)
+//!                                                                  └─▶ counting thread (bounded, a hint)
+//! ```
+//!
+//! It runs on a thread of its own with real-time priority: the lease of this node, and so its traffic, hangs on it.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::sync::watch;
+
+use super::announce::{Announcement, Announcer};
+use super::census::Census;
+use super::clock;
+use super::datapath::{self, Datapath};
+use super::heartbeat::{DATAGRAM_BYTES_MAX, Sockets};
+use super::inbox::{Request, Requests};
+use super::report::Reporter;
+use crate::engine::farm::{Engine, Input, Output};
+use crate::types::{Event, EventKind, Instant, Snapshot};
+use crate::wire::heartbeat::{self, Heartbeat};
+use crate::wire::seal::{Opener, Sealer};
+
+/// Datagrams taken in one turn; more wait in the sockets while the maps and the lease get their turn.
+const DATAGRAMS_PER_TURN_MAX: usize = 256;
+/// A screen is never older than this.
+const PUBLISH_INTERVAL_MAX: Duration = Duration::from_millis(250);
+/// Changes closer together than this are shown together.
+const PUBLISH_INTERVAL_MIN: Duration = Duration::from_millis(20);
+/// How often the kernel is asked whether any frame arrived at all (R12).
+const FRAMES_INTERVAL: Duration = Duration::from_millis(50);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot write to the filter's maps")]
+    Datapath(#[from] datapath::Error),
+    #[error("cannot wait for heartbeats")]
+    Poll(#[source] rustix::io::Errno),
+}
+
+pub struct Runtime {
+    pub engine: Engine,
+    pub sockets: Sockets,
+    pub datapath: Datapath,
+    pub sealer: Sealer,
+    pub opener: Opener,
+    pub announcer: Announcer,
+    pub announcements: Vec<Announcement>,
+    pub requests: Requests,
+    pub census: SyncSender<Census>,
+    pub reporter: Reporter,
+    pub snapshots: watch::Sender<Arc<Snapshot>>,
+}
+
+#[derive(PartialEq, Eq)]
+enum Turn {
+    GoOn,
+    Left,
+}
+
+impl Runtime {
+    /// Runs until the engine has left the farm, then takes the filter off.
+    pub fn run(mut self) -> Result<(), Error> {
+        let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
+        let mut sealed = Vec::with_capacity(DATAGRAM_BYTES_MAX);
+        let mut published = Instant::default();
+        let mut frames = FrameWatch::default();
+        let mut dirty = true;
+        let mut ready = Ready { requests: true, datagrams: true };
+        loop {
+            let now = clock::now();
+            if ready.requests {
+                self.take_requests(now);
+            }
+            if ready.datagrams {
+                self.take_datagrams(&mut buffer, now);
+            }
+            if frames.due(now) && frames.moved(self.datapath.frames_seen()) {
+                self.engine.handle(Input::FramesSeen, now);
+            }
+            let deadline = self.engine.next_deadline();
+            if deadline <= now {
+                self.reporter.note_lateness(now, now.since(deadline));
+                self.engine.handle(Input::Timer, now);
+            }
+            match self.carry_out(&mut sealed, now, &mut dirty)? {
+                Turn::GoOn => {}
+                Turn::Left => break,
+            }
+            let publish_at = published + if dirty { PUBLISH_INTERVAL_MIN } else { PUBLISH_INTERVAL_MAX };
+            if publish_at <= now {
+                self.publish(now);
+                published = now;
+                dirty = false;
+            }
+            ready =
+                self.wait(self.engine.next_deadline().min(publish_at.max(published + PUBLISH_INTERVAL_MIN)))?;
+        }
+        self.publish(clock::now());
+        self.datapath.detach()?;
+        Ok(())
+    }
+
+    fn take_requests(&mut self, now: Instant) {
+        self.requests.clear();
+        while let Some(request) = self.requests.next() {
+            match request {
+                Request::Engine(input) => self.engine.handle(input, now),
+                Request::Counted { group, buckets, since, connections } => {
+                    self.reporter.note_held(group, connections);
+                    self.engine.handle(Input::Held { group, buckets, since }, now);
+                }
+                Request::Question(command, answer) => {
+                    // A client that no longer waits needs no answer.
+                    let _gone = answer.send(self.reporter.answer(&command, &self.engine));
+                }
+            }
+        }
+    }
+
+    fn take_datagrams(&mut self, buffer: &mut [u8], now: Instant) {
+        for _ in 0..DATAGRAMS_PER_TURN_MAX {
+            let Some((_, length)) = self.sockets.receive(buffer) else { return };
+            match self.opener.open(&mut buffer[..length]) {
+                Ok((header, plaintext)) => match heartbeat::decode(plaintext) {
+                    Ok(body) => {
+                        let heartbeat =
+                            Heartbeat { sender: header.sender, boot: header.boot, seq: header.seq, body };
+                        self.engine.handle(Input::Heartbeat(heartbeat), now);
+                    }
+                    Err(_) => self.reporter.note_rejected(now),
+                },
+                Err(_) => self.reporter.note_rejected(now),
+            }
+        }
+    }
+
+    /// Carries out what the engine decided, in its order: that order is rule R6.
+    fn carry_out(&mut self, sealed: &mut Vec<u8>, now: Instant, dirty: &mut bool) -> Result<Turn, Error> {
+        while let Some(output) = self.engine.poll_output() {
+            match output {
+                Output::WriteTable { group, table } => {
+                    self.datapath.write_table(group, &table)?;
+                    let applied = clock::now();
+                    self.reporter.note_applied(group, &table, applied, applied.since(now));
+                    *dirty = true;
+                }
+                Output::SetLease(until) => self.datapath.set_lease(until)?,
+                Output::Send(heartbeat) => {
+                    let plaintext = heartbeat::encode(&heartbeat.body);
+                    self.sealer.seal(heartbeat.seq, &plaintext, sealed);
+                    self.reporter.note_unsent(self.sockets.send_to_all(sealed));
+                }
+                Output::Announce => self.announce(),
+                Output::CountHeld { group } => {
+                    let table = self.engine.table(group);
+                    // A full queue means a count is under way: the engine asks again.
+                    let _busy = self.census.try_send(Census { group, table });
+                }
+                Output::Event(event) => {
+                    log(&event);
+                    self.reporter.note_event(event);
+                    *dirty = true;
+                }
+                Output::Left => return Ok(Turn::Left),
+            }
+        }
+        Ok(Turn::GoOn)
+    }
+
+    fn announce(&self) {
+        for announcement in &self.announcements {
+            if let Err(error) = self.announcer.announce(announcement) {
+                tracing::warn!(address = %announcement.address, %error, "cannot announce a virtual IP");
+            }
+        }
+    }
+
+    fn publish(&mut self, now: Instant) {
+        let snapshot = self.reporter.snapshot(&self.engine, &self.datapath, now);
+        self.snapshots.send_replace(Arc::new(snapshot));
+    }
+
+    /// Waits until something is there to read, or `until`; a time that has passed only looks.
+    fn wait(&self, until: Instant) -> Result<Ready, Error> {
+        let span = until.since(clock::now());
+        let timeout = Timespec { tv_sec: span.as_secs() as i64, tv_nsec: i64::from(span.subsec_nanos()) };
+        let wake = self.requests.descriptor();
+        let mut polled: Vec<PollFd<'_>> = vec![PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN)];
+        polled
+            .extend(self.sockets.descriptors().map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)));
+        match poll(&mut polled, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Error::Poll(error)),
+        }
+        let is_ready = |polled: &PollFd<'_>| !polled.revents().is_empty();
+        Ok(Ready { requests: is_ready(&polled[0]), datagrams: polled[1..].iter().any(is_ready) })
+    }
+}
+
+/// What waits to be read.
+struct Ready {
+    requests: bool,
+    datagrams: bool,
+}
+
+/// Whether frames arrive on the virtual IP's network, looked at now and then.
+#[derive(Default)]
+struct FrameWatch {
+    looked: Instant,
+    count: u64,
+}
+
+impl FrameWatch {
+    fn due(&mut self, now: Instant) -> bool {
+        let due = self.looked + FRAMES_INTERVAL <= now;
+        if due {
+            self.looked = now;
+        }
+        due
+    }
+
+    fn moved(&mut self, count: u64) -> bool {
+        std::mem::replace(&mut self.count, count) != count
+    }
+}
+
+fn log(event: &Event) {
+    match &event.kind {
+        EventKind::View { view, members } => tracing::info!(view = view.0, ?members, "view changes"),
+        EventKind::Joined { node } => tracing::info!(node = node.0, "a node joined"),
+        EventKind::Departed { node, why } => tracing::warn!(node = node.0, ?why, "a node departed"),
+        EventKind::Applied { group, owned, transitional } => {
+            tracing::debug!(group = group.0, owned, transitional, "table decided");
+        }
+        EventKind::Member { state } => tracing::info!(?state, "membership of this node changes"),
+        EventKind::WokeLate { late_ms } => {
+            tracing::warn!(late_ms, "woke late: accepts nothing until peers answer")
+        }
+    }
+}

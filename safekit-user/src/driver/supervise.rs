@@ -1,0 +1,189 @@
+//! The parent: it starts the daemon, watches it, and speaks for it when it has died.
+//!
+//! ```text
+//!   parent ──spawn(boot id)──▶ daemon ──leaves cleanly──▶ parent ends
+//!      ▲                          │
+//!      │                          └─dies─▶ parent: close the kernel's lease, send the obituary,
+//!      └───────── again, after a pause ◀──         on all networks, three times
+//! ```
+//!
+//! Peers that get the obituary take over within milliseconds instead of waiting for silence. The lease is closed
+//! first: what the obituary says must be true when it arrives.
+
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{sleep, timeout};
+
+use super::heartbeat::{Port, Sockets};
+use super::{clock, datapath, realtime};
+use crate::config::Config;
+use crate::config::key::ClusterKey;
+use crate::types::{BootId, NodeId};
+use crate::wire::heartbeat::{Body, OBITUARY_SEQ, encode};
+use crate::wire::seal::Sealer;
+
+/// A lost obituary costs the detection time, so it goes out more than once; peers take the first.
+const OBITUARY_PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(5), Duration::from_millis(20)];
+const RESTART_PAUSE_MIN: Duration = Duration::from_millis(500);
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A life this long was a healthy one: the next death starts with the shortest pause again.
+const HEALTHY_LIFE: Duration = Duration::from_secs(60);
+/// A daemon that has been asked to leave and has not is killed.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The daemon's exit code for "could not start": a person has to mend something, and a restart mends nothing.
+pub const START_FAILED: i32 = 1;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot start the daemon's process")]
+    Spawn(#[source] std::io::Error),
+    #[error("cannot watch the daemon's process or signals")]
+    Watch(#[source] std::io::Error),
+    #[error("the daemon could not start; its message is above")]
+    StartFailed,
+    #[error("the system has no random numbers")]
+    Random,
+    #[error(transparent)]
+    Sockets(#[from] super::heartbeat::Error),
+}
+
+/// Everything that the parent needs for life after life.
+pub struct Supervisor {
+    pub config: Config,
+    pub key: ClusterKey,
+    pub me: NodeId,
+    /// Command line of a daemon, without its boot id.
+    pub arguments: Vec<std::ffi::OsString>,
+    pub pin_dir: PathBuf,
+}
+
+enum Ended {
+    /// It left on request, or by itself, cleanly.
+    Left,
+    Died(ExitStatus),
+}
+
+impl Supervisor {
+    /// Runs until the daemon has left cleanly or cannot start at all.
+    pub async fn run(&self) -> Result<(), Error> {
+        if let Err(error) = realtime::raise_priority() {
+            tracing::debug!(%error, "the parent runs without real-time priority");
+        }
+        let sockets = Sockets::open(&self.config, self.me, Port::Any)?;
+        let mut signals = Signals::install()?;
+        let mut pause = RESTART_PAUSE_MIN;
+        let mut lives = 0_u64;
+        loop {
+            let boot = random_boot()?;
+            let born = clock::now();
+            let child = self.spawn(boot)?;
+            lives += 1;
+            match watch(child, &mut signals).await? {
+                Ended::Left => return Ok(()),
+                Ended::Died(status) if status.code() == Some(START_FAILED) && lives == 1 => {
+                    return Err(Error::StartFailed);
+                }
+                Ended::Died(status) => {
+                    self.speak_for_the_dead(boot, &sockets).await;
+                    if clock::now().since(born) > HEALTHY_LIFE {
+                        pause = RESTART_PAUSE_MIN;
+                    }
+                    tracing::error!(%status, restart_in = ?pause, "the daemon died; its traffic is handed over");
+                }
+            }
+            tokio::select! {
+                () = sleep(pause) => pause = (pause * 2).min(RESTART_PAUSE_MAX),
+                () = signals.stop() => return Ok(()),
+            }
+        }
+    }
+
+    fn spawn(&self, boot: BootId) -> Result<Child, Error> {
+        let program = std::env::current_exe().map_err(Error::Spawn)?;
+        Command::new(program)
+            .args(&self.arguments)
+            .arg("--boot")
+            .arg(boot.to_string())
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(Error::Spawn)
+    }
+
+    async fn speak_for_the_dead(&self, boot: BootId, sockets: &Sockets) {
+        if let Err(error) = datapath::close_lease(&self.pin_dir) {
+            // Without a closed lease an obituary would be a lie for as long as the lease still runs.
+            tracing::error!(%error, "cannot close the kernel's lease; waiting for its end");
+            sleep(self.config.cluster.timing.lease).await;
+        }
+        let mut datagram = Vec::new();
+        Sealer::new(&self.key, &self.config.cluster.name, self.me, boot).seal(
+            OBITUARY_SEQ,
+            &encode(&Body::Obituary),
+            &mut datagram,
+        );
+        for pause in OBITUARY_PAUSES {
+            sleep(pause).await;
+            sockets.send_to_all(&datagram);
+        }
+    }
+}
+
+async fn watch(mut child: Child, signals: &mut Signals) -> Result<Ended, Error> {
+    tokio::select! {
+        status = child.wait() => return ended(status),
+        () = signals.stop() => {}
+    }
+    if let Some(process) = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)) {
+        // It may have ended by itself this moment; then the wait below says so.
+        let _ended = rustix::process::kill_process(process, rustix::process::Signal::TERM);
+    }
+    match timeout(LEAVE_TIMEOUT, child.wait()).await {
+        Ok(status) => ended(status),
+        Err(_) => {
+            tracing::error!("the daemon does not leave; killing it");
+            child.kill().await.map_err(Error::Watch)?;
+            Ok(Ended::Left)
+        }
+    }
+}
+
+fn ended(status: std::io::Result<ExitStatus>) -> Result<Ended, Error> {
+    let status = status.map_err(Error::Watch)?;
+    Ok(if status.success() { Ended::Left } else { Ended::Died(status) })
+}
+
+fn random_boot() -> Result<BootId, Error> {
+    let mut bytes = [0; 16];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| Error::Random)?;
+    Ok(BootId(bytes))
+}
+
+/// The signals that ask for a clean end.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub fn install() -> Result<Self, Error> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(Error::Watch)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(Error::Watch)?,
+        })
+    }
+
+    /// Returns when the process is asked to end.
+    pub async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

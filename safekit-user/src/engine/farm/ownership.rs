@@ -1,0 +1,286 @@
+//! One rule group: which buckets are mine, in which order they change hands (R3, R6).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::peers::Life;
+use super::rank::Ranks;
+use super::transition::{self, Gained, Lost};
+use super::view::Basis;
+use super::{Engine, Group, Output, Setup, Table, View};
+use crate::types::{Bucket, BucketBits, EventKind, GroupId, Instant, NodeId, NodeSet, ViewId};
+use crate::wire::heartbeat::{HELD_RUN, Held};
+
+#[derive(Debug)]
+pub(super) struct Ownership {
+    id: GroupId,
+    me: NodeId,
+    hold: Duration,
+    ranks: Ranks,
+    /// As last written.
+    table: Arc<Table>,
+    mine: BucketBits,
+    /// What may be mine by the present basis.
+    allowed: BucketBits,
+    take_at: Option<Instant>,
+    gained: Gained,
+    lost: Lost,
+    /// Runs in which some peer may have live connections.
+    held_by_peers: BucketBits,
+    /// Something that the table follows from has changed.
+    changed: bool,
+    owners: Owners,
+}
+
+/// A take comes in a later step than the release or the announcement of the same change.
+const TAKE_AFTER: Duration = Duration::from_millis(1);
+
+impl Ownership {
+    pub(super) fn new(setup: &Setup, group: &Group, now: Instant) -> Self {
+        assert!(setup.buckets.is_multiple_of(64 * HELD_RUN), "runs of buckets fill whole words");
+        let none = BucketBits::none(setup.buckets);
+        Self {
+            id: group.id,
+            me: setup.me,
+            hold: setup.hold,
+            ranks: Ranks::new(&setup.nodes, &group.weights, setup.buckets),
+            table: Arc::new(Table { mine: none.clone(), transitional: none.clone() }),
+            mine: none.clone(),
+            allowed: none,
+            take_at: None,
+            gained: Gained::default(),
+            lost: Lost::all(setup.buckets, now),
+            held_by_peers: BucketBits::none(setup.buckets / HELD_RUN),
+            changed: true,
+            owners: Owners::new(setup.buckets, now),
+        }
+    }
+
+    pub(super) fn id(&self) -> GroupId {
+        self.id
+    }
+
+    pub(super) fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    pub(super) fn ranks(&self) -> &Ranks {
+        &self.ranks
+    }
+
+    pub(super) fn owners(&self) -> &Owners {
+        &self.owners
+    }
+
+    pub(super) fn take_at(&self) -> Option<Instant> {
+        self.take_at
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        self.lost.is_empty()
+    }
+
+    pub(super) fn wants_count(&mut self, now: Instant) -> bool {
+        self.lost.wants_count(now)
+    }
+
+    pub(super) fn follow(&mut self, view: &View) {
+        self.owners.follow(&self.ranks, view);
+    }
+
+    /// For heartbeats: where this node may have live connections. What is not counted yet is held.
+    pub(super) fn held(&self) -> Option<Held> {
+        if self.lost.is_empty() {
+            return None;
+        }
+        let mut lost = BucketBits::none(self.mine.capacity());
+        self.lost.add_to(&mut lost);
+        Some(Held { group: self.id, runs: transition::coarse(&lost) })
+    }
+
+    fn count(&mut self, buckets: &BucketBits, since: Instant) {
+        let mut held = buckets.clone();
+        transition::remove_all(&mut held, &self.mine);
+        self.lost.counted(held, since);
+        self.changed = true;
+    }
+
+    /// Releases at once what the basis no longer allows, and arranges for the rest to be taken.
+    fn rebase(&mut self, basis: &Basis, now: Instant) -> bool {
+        self.allowed = BucketBits::from_fn(self.mine.capacity(), |bucket| self.may_own(basis, bucket));
+        let mut released = self.mine.clone();
+        transition::remove_all(&mut released, &self.allowed);
+        let mut takes = self.allowed.clone();
+        transition::remove_all(&mut takes, &self.mine);
+        self.take_at = (!takes.is_empty()).then(|| now + TAKE_AFTER);
+        if released.is_empty() {
+            return false;
+        }
+        transition::keep_only(&mut self.mine, &self.allowed);
+        self.lost.add(now, released);
+        true
+    }
+
+    fn may_own(&self, basis: &Basis, bucket: Bucket) -> bool {
+        let given = |to: NodeId, among: NodeSet| self.ranks.first(bucket, among) == Some(to);
+        basis.serve
+            && self.ranks.first(bucket, basis.live) == Some(self.me)
+            && !basis.yields.iter().any(|part| given(part.to, part.among))
+    }
+
+    fn take(&mut self, now: Instant) {
+        self.take_at = None;
+        let mut taken = self.allowed.clone();
+        transition::remove_all(&mut taken, &self.mine);
+        self.lost.remove(&taken);
+        transition::insert_all(&mut self.mine, &taken);
+        self.gained.add(now, taken);
+    }
+
+    fn transitional(&self) -> BucketBits {
+        let mut bits = transition::fine(&self.held_by_peers);
+        self.gained.add_to(&mut bits);
+        transition::keep_only(&mut bits, &self.mine);
+        self.lost.add_to(&mut bits);
+        bits
+    }
+
+    fn new_table(&mut self) -> Option<Arc<Table>> {
+        if !std::mem::take(&mut self.changed) {
+            return None;
+        }
+        let table = Table { mine: self.mine.clone(), transitional: self.transitional() };
+        if table == *self.table {
+            return None;
+        }
+        self.table = Arc::new(table);
+        Some(Arc::clone(&self.table))
+    }
+
+    /// Collects what the peers report, silent ones included for HOLD. Says whether that changed.
+    fn hear_held<'a>(
+        &mut self,
+        lives: impl Iterator<Item = &'a Life>,
+        now: Instant,
+        silence: Duration,
+    ) -> bool {
+        let mut runs = BucketBits::none(self.held_by_peers.capacity());
+        for life in lives.filter(|life| now.since(life.fresh) <= self.hold) {
+            // Heard by way of a third node only: what it holds is not known, so it may hold anything.
+            if life.direct.is_none_or(|(_, at)| life.fresh.since(at) > silence) {
+                runs.words_mut().fill(u64::MAX);
+            }
+            let reported = life.held.iter().find(|held| held.group == self.id);
+            if let Some(held) = reported.filter(|held| held.runs.capacity() == runs.capacity()) {
+                transition::insert_all(&mut runs, &held.runs);
+            }
+        }
+        let changed = runs != self.held_by_peers;
+        self.held_by_peers = runs;
+        changed
+    }
+}
+
+impl Engine {
+    /// Brings the tables into line with the facts. Not while answers are awaited (R7): the kernel is shut then, so
+    /// nothing hangs on the tables, and most waits end with the table that was there before.
+    pub(super) fn own(&mut self, tick: bool) {
+        if self.waits_for_answers() {
+            return;
+        }
+        let basis = self.new_basis();
+        let rebased = basis != self.basis;
+        self.basis = basis;
+        if !self.basis.serve {
+            self.stop_accepting();
+        }
+        let now = self.now;
+        let silence = self.setup.timing.timeout;
+        let news = std::mem::take(&mut self.held_news);
+        let at_once = !self.setup.rules.release_first;
+        for group in &mut self.groups {
+            let released = rebased && group.rebase(&self.basis, now);
+            let taken = group.take_at.is_some_and(|at| at_once || now >= at);
+            if taken {
+                group.take(now);
+            }
+            let expired = tick && group.gained.expire(now, group.hold);
+            let lives = self.peers.iter().filter_map(|peer| peer.life.as_ref());
+            let held = (tick || news) && group.hear_held(lives, now, silence);
+            group.changed |= released || taken || expired || held;
+            self.voice.urgent |= released;
+        }
+        self.write_tables();
+    }
+
+    /// One write a change, never half of one.
+    pub(super) fn write_tables(&mut self) {
+        for place in 0..self.groups.len() {
+            let Some(table) = self.groups[place].new_table() else { continue };
+            let group = self.groups[place].id;
+            let (owned, transitional) = (table.mine.len() as u32, table.transitional.len() as u32);
+            self.outputs.push_back(Output::WriteTable { group, table });
+            self.event(EventKind::Applied { group, owned, transitional });
+        }
+    }
+
+    pub(super) fn count_held(&mut self, group: GroupId, buckets: &BucketBits, since: Instant) {
+        let Some(group) = self.groups.iter_mut().find(|known| known.id == group) else { return };
+        assert_eq!(buckets.capacity(), self.setup.buckets, "the driver counts in this cluster's buckets");
+        group.count(buckets, since);
+    }
+}
+
+/// Who owns each bucket by this node's view, and since which view.
+#[derive(Debug)]
+pub(super) struct Owners {
+    owner: Vec<u8>,
+    since: Vec<u32>,
+    /// When each view began; the oldest first.
+    views: VecDeque<(ViewId, Instant)>,
+}
+
+const NOBODY: u8 = u8::MAX;
+/// Older changes than these views are shown as having come with the oldest of them.
+const VIEWS_MAX: usize = 1024;
+
+impl Owners {
+    fn new(buckets: usize, now: Instant) -> Self {
+        let views = VecDeque::from([(ViewId(0), now)]);
+        Self { owner: vec![NOBODY; buckets], since: vec![0; buckets], views }
+    }
+
+    fn follow(&mut self, ranks: &Ranks, view: &View) {
+        if self.views.len() >= VIEWS_MAX {
+            self.views.pop_front();
+        }
+        self.views.push_back((view.id, view.since));
+        for bucket in 0..self.owner.len() {
+            let owner = ranks.first(Bucket(bucket as u16), view.members).map_or(NOBODY, |node| node.0);
+            if owner != self.owner[bucket] {
+                self.owner[bucket] = owner;
+                self.since[bucket] = view.id.0 as u32;
+            }
+        }
+    }
+
+    pub(super) fn owner(&self, bucket: Bucket) -> Option<NodeId> {
+        let owner = self.owner[usize::from(bucket.0)];
+        (owner != NOBODY).then_some(NodeId(owner))
+    }
+
+    pub(super) fn since(&self, bucket: Bucket) -> (ViewId, Instant) {
+        let since = u64::from(self.since[usize::from(bucket.0)]);
+        let place = self.views.partition_point(|(view, _)| view.0 < since);
+        self.views[place.min(self.views.len() - 1)]
+    }
+
+    pub(super) fn shares(&self, nodes: usize) -> Vec<u32> {
+        let mut shares = vec![0; nodes];
+        for owner in self.owner.iter().filter(|owner| **owner != NOBODY) {
+            shares[usize::from(*owner)] += 1;
+        }
+        shares
+    }
+}

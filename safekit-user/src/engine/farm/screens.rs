@@ -1,0 +1,71 @@
+//! What screens may read. Nothing here decides anything.
+
+use std::sync::Arc;
+
+use super::{Engine, PeerStatus, Table, View};
+use crate::types::snapshot::MemberState;
+use crate::types::{Bucket, GroupId, Instant, NodeId, ViewId};
+
+impl Engine {
+    pub fn member_state(&self) -> MemberState {
+        self.member.state
+    }
+
+    pub fn view(&self) -> View {
+        self.view
+    }
+
+    /// All other nodes, in the order of the configuration.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        self.nodes.without(self.setup.me).iter().map(|node| self.peer(node)).collect()
+    }
+
+    fn peer(&self, node: NodeId) -> PeerStatus {
+        let peer = &self.peers[usize::from(node.0)];
+        let life = peer.life.as_ref();
+        PeerStatus {
+            node,
+            state: life.map(|life| life.best.state),
+            member: peer.member.is_some(),
+            heard: life.map(|life| life.fresh),
+            departed: peer.departed,
+            same_config: peer.lives().find_map(|life| life.same_config),
+            live: life.is_some_and(|life| self.now.since(life.fresh) <= self.setup.timing.timeout),
+            view: life.map(|life| life.best.view),
+        }
+    }
+
+    /// As last handed out in [`super::Output::WriteTable`].
+    pub fn table(&self, group: GroupId) -> Arc<Table> {
+        Arc::clone(self.group(group).table())
+    }
+
+    /// Buckets per node under the present view.
+    pub fn shares(&self, group: GroupId) -> Vec<u32> {
+        self.group(group).owners().shares(self.setup.nodes.len())
+    }
+
+    /// Live owner first, then who would own the bucket next.
+    pub fn preference(&self, group: GroupId, bucket: Bucket) -> Vec<NodeId> {
+        self.group(group).ranks().order(bucket, self.view.members)
+    }
+
+    pub fn owner(&self, group: GroupId, bucket: Bucket) -> Option<NodeId> {
+        self.group(group).owners().owner(bucket)
+    }
+
+    /// The view that made the present owner the owner, and when that view began.
+    pub fn owner_since(&self, group: GroupId, bucket: Bucket) -> (ViewId, Instant) {
+        self.group(group).owners().since(bucket)
+    }
+
+    /// Until when the kernel may accept. In the past: nothing.
+    pub fn lease_until(&self) -> Instant {
+        self.lease
+    }
+
+    fn group(&self, group: GroupId) -> &super::Ownership {
+        let known = self.groups.iter().find(|known| known.id() == group);
+        known.expect("the caller names a group of the setup that it made")
+    }
+}

@@ -1,0 +1,218 @@
+//! `safekit status`: one word, one sentence, then the nodes and the farms.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::{Asking, Format};
+use crate::front::control_client::{Client, Error};
+use crate::front::exit::Exit;
+use crate::types::snapshot::{FarmInfo, MemberState, NodeInfo, Verdict};
+use crate::types::{Command, Departure, Reply, Snapshot};
+
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Only this module.
+    pub module: Option<String>,
+    /// Go on, and show every change.
+    #[arg(long)]
+    pub watch: bool,
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
+    #[command(flatten)]
+    pub asking: Asking,
+}
+
+/// While watching, a daemon that says nothing for so long is gone.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+pub fn run(args: &StatusArgs) -> Exit {
+    match show(args) {
+        Ok(exit) => exit,
+        Err(error) => error.report(),
+    }
+}
+
+fn show(args: &StatusArgs) -> Result<Exit, Error> {
+    let mut client = Client::connect(&args.asking.socket())?;
+    if !args.watch {
+        return print(args, client.ask(&Command::Status)?, &mut std::io::stdout());
+    }
+    client.send(&Command::Watch)?;
+    loop {
+        let reply = client.receive(SILENCE_MAX)?;
+        let mut screen = std::io::stdout().lock();
+        if args.output == Format::Table && screen.is_terminal() {
+            // Home and clear: the newest state is always at the top. A closed terminal ends us by the print below.
+            let _closed = write!(screen, "\x1b[H\x1b[2J");
+        }
+        let exit = print(args, reply, &mut screen)?;
+        if exit == Exit::Failed {
+            return Ok(exit);
+        }
+    }
+}
+
+fn print(args: &StatusArgs, reply: Reply, out: &mut impl Write) -> Result<Exit, Error> {
+    let Reply::Status { snapshot } = reply else { return Err(Error::Unexpected) };
+    let mut snapshot = *snapshot;
+    if let Some(module) = &args.module {
+        let known: Vec<String> = snapshot.farms.iter().map(|farm| farm.module.clone()).collect();
+        snapshot.farms.retain(|farm| farm.module == *module);
+        if snapshot.farms.is_empty() {
+            eprintln!("error: there is no module {module}; the modules are: {}", known.join(", "));
+            return Ok(Exit::Failed);
+        }
+    }
+    let text = match args.output {
+        Format::Table => table(&snapshot),
+        Format::Json => serde_json::to_string_pretty(&snapshot).expect("a snapshot is plain data") + "\n",
+    };
+    out.write_all(text.as_bytes()).map_err(Error::Print)?;
+    Ok(exit_of(snapshot.verdict))
+}
+
+fn exit_of(verdict: Verdict) -> Exit {
+    match verdict {
+        Verdict::Converged | Verdict::Converging => Exit::Done,
+        Verdict::Degraded | Verdict::Split | Verdict::Down => Exit::Degraded,
+    }
+}
+
+/// The whole status as text, ending with a newline.
+pub fn table(snapshot: &Snapshot) -> String {
+    let word = verdict_word(snapshot.verdict);
+    let mut text = format!("{word}  {}\n\n", snapshot.summary);
+    text += &nodes(snapshot);
+    for farm in &snapshot.farms {
+        text += "\n";
+        text += &farm_text(farm, &snapshot.nodes);
+    }
+    text += "\n";
+    text += &heartbeat(snapshot);
+    text
+}
+
+pub fn verdict_word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Converged => "CONVERGED",
+        Verdict::Converging => "CONVERGING",
+        Verdict::Degraded => "DEGRADED",
+        Verdict::Split => "SPLIT",
+        Verdict::Down => "DOWN",
+    }
+}
+
+fn nodes(snapshot: &Snapshot) -> String {
+    let mut table = plain_table(&["NODE", "STATE", "HEARD", "NOTE"]);
+    for node in &snapshot.nodes {
+        let heard = match (node.this, node.heard_ms) {
+            (true, _) => "this node".to_owned(),
+            (false, Some(ms)) => format!("{} ago", span(Duration::from_millis(ms))),
+            (false, None) => "never".to_owned(),
+        };
+        table.add_row([node.name.clone(), state_word(node).to_owned(), heard, note(node)]);
+    }
+    format!("{}\n", table.trim_fmt())
+}
+
+/// The words that operators know from other products: UP serves, WAIT is on its way, STOP is out.
+fn state_word(node: &NodeInfo) -> &'static str {
+    match node.state {
+        _ if node.member && node.state == Some(MemberState::Active) => "UP",
+        Some(MemberState::Joining | MemberState::Announce) => "WAIT",
+        Some(MemberState::Leaving) => "STOP",
+        // Never a last-known UP for a node that is out of the view.
+        Some(MemberState::Active) | None => "unknown",
+    }
+}
+
+fn note(node: &NodeInfo) -> String {
+    if node.same_config == Some(false) {
+        return "runs with another configuration".to_owned();
+    }
+    match node.departed {
+        _ if node.member => String::new(),
+        Some(Departure::Silence) => "silent: dead or cut off".to_owned(),
+        Some(Departure::Obituary) => "its daemon died".to_owned(),
+        Some(Departure::Leave) => "left cleanly".to_owned(),
+        Some(Departure::Deaf) => "hears nothing: look at its network".to_owned(),
+        Some(Departure::Changed) => "started anew or changed".to_owned(),
+        None if node.this => String::new(),
+        None => "not seen since this node started".to_owned(),
+    }
+}
+
+fn farm_text(farm: &FarmInfo, nodes: &[NodeInfo]) -> String {
+    let mut text = format!("FARM {}, delivery {}\n", farm.module, farm.delivery);
+    for vip in &farm.virtual_ips {
+        text += &format!(
+            "  virtual IP {} on {} as {}, XDP {}: {}\n",
+            vip.address, vip.interface, vip.mac, vip.xdp_mode, vip.xdp_reason
+        );
+    }
+    for rule in &farm.rules {
+        text += &format!("  rule {} {}, balance {}\n", rule.protocol, rule.port, rule.balance);
+    }
+    for group in &farm.groups {
+        let mut table = plain_table(&["  NODE", "SHARE", "BUCKETS", ""]);
+        for index in 1..=2 {
+            if let Some(column) = table.column_mut(index) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        for (node, buckets) in nodes.iter().zip(&group.shares) {
+            let share = f64::from(*buckets) / f64::from(group.buckets.max(1));
+            let bar = "█".repeat((share * 30.0).round() as usize);
+            table.add_row([
+                format!("  {}", node.name),
+                format!("{:.1} %", share * 100.0),
+                buckets.to_string(),
+                bar,
+            ]);
+        }
+        text += &format!("{}\n", table.trim_fmt());
+        text += &format!(
+            "  in transition: {} buckets, {} connections of this node live in buckets of others\n",
+            group.transitional, group.held_connections
+        );
+    }
+    let counted = farm.counters.iter().filter(|counter| counter.packets > 0);
+    let counted: Vec<String> =
+        counted.map(|counter| format!("{} {}", counter.reason, counter.packets)).collect();
+    if !counted.is_empty() {
+        text += &format!("  packets: {}\n", counted.join(", "));
+    }
+    text
+}
+
+fn heartbeat(snapshot: &Snapshot) -> String {
+    let heartbeat = &snapshot.heartbeat;
+    let priority = if heartbeat.realtime { "real-time" } else { "ordinary priority" };
+    format!(
+        "heartbeat every {} ms, silence limit {} ms, lease {} ms; {priority}, at most {:.1} ms late; {} rejected\n",
+        heartbeat.interval_ms,
+        heartbeat.timeout_ms,
+        heartbeat.lease_ms,
+        heartbeat.lateness_max_us as f64 / 1000.0,
+        heartbeat.rejected
+    )
+}
+
+fn plain_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.to_vec());
+    table
+}
+
+/// A span as people say it: `12 ms`, `3.4 s`, `5 min`, `2 h`.
+pub fn span(span: Duration) -> String {
+    match span.as_millis() {
+        millis @ 0..1000 => format!("{millis} ms"),
+        millis @ 1000..60_000 => format!("{:.1} s", millis as f64 / 1000.0),
+        millis @ 60_000..3_600_000 => format!("{} min", millis / 60_000),
+        millis => format!("{} h", millis / 3_600_000),
+    }
+}

@@ -1,0 +1,102 @@
+//! `safekit wait MODULE --for converged`: for scripts, instead of a sleep.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::{Asking, status};
+use crate::front::control_client::{Client, Error};
+use crate::front::exit::Exit;
+use crate::types::snapshot::{MemberState, Verdict};
+use crate::types::{Command, Reply, Snapshot};
+
+#[derive(Args, Debug)]
+pub struct WaitArgs {
+    /// The module to wait for.
+    pub module: String,
+    /// The state to wait for.
+    #[arg(long = "for", value_enum, ignore_case = true, value_name = "STATE")]
+    pub goal: Goal,
+    /// Give up after this long.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = crate::config::duration::parse)]
+    pub timeout: Duration,
+    #[command(flatten)]
+    pub asking: Asking,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Goal {
+    /// This node serves its share of the module.
+    #[value(name = "UP")]
+    Up,
+    /// All nodes of the cluster are members, they agree, and every bucket has its owner.
+    #[value(name = "converged")]
+    Converged,
+}
+
+/// How long to wait before the daemon is asked for again that was not there yet.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+pub fn run(args: &WaitArgs) -> Exit {
+    let deadline = crate::driver::clock::now() + args.timeout;
+    let mut last = None;
+    loop {
+        match follow(args, deadline, &mut last) {
+            Ok(exit) => return exit,
+            Err(error) if crate::driver::clock::now() >= deadline => {
+                return match last {
+                    Some(seen) => give_up(args, &seen),
+                    None => error.report(),
+                };
+            }
+            // Not up yet, or restarted meanwhile: that is what waiting is for.
+            Err(_) => std::thread::sleep(RETRY_PAUSE),
+        }
+    }
+}
+
+fn follow(
+    args: &WaitArgs,
+    deadline: crate::types::Instant,
+    last: &mut Option<Snapshot>,
+) -> Result<Exit, Error> {
+    let mut client = Client::connect(&args.asking.socket())?;
+    client.send(&Command::Watch)?;
+    loop {
+        let left = deadline.since(crate::driver::clock::now());
+        let Reply::Status { snapshot } = client.receive(left)? else { return Err(Error::Unexpected) };
+        if !snapshot.farms.iter().any(|farm| farm.module == args.module) {
+            let known: Vec<&str> = snapshot.farms.iter().map(|farm| farm.module.as_str()).collect();
+            eprintln!("error: there is no module {}; the modules are: {}", args.module, known.join(", "));
+            return Ok(Exit::Failed);
+        }
+        if reached(args.goal, &snapshot) {
+            println!("{}  {}", status::verdict_word(snapshot.verdict), snapshot.summary);
+            return Ok(Exit::Done);
+        }
+        if left.is_zero() {
+            return Ok(give_up(args, &snapshot));
+        }
+        *last = Some(*snapshot);
+    }
+}
+
+fn reached(goal: Goal, snapshot: &Snapshot) -> bool {
+    match goal {
+        Goal::Up => snapshot.state == MemberState::Active && snapshot.verdict != Verdict::Down,
+        Goal::Converged => snapshot.verdict == Verdict::Converged,
+    }
+}
+
+fn give_up(args: &WaitArgs, seen: &Snapshot) -> Exit {
+    eprintln!(
+        "error: {} is not {} after {}: {} {}",
+        args.module,
+        args.goal.to_possible_value().expect("no goal is hidden").get_name(),
+        status::span(args.timeout),
+        status::verdict_word(seen.verdict),
+        seen.summary
+    );
+    eprintln!("next: `safekit status --run-dir {}`", args.asking.run_dir.display());
+    Exit::Failed
+}

@@ -1,0 +1,154 @@
+//! The control socket: one JSON [`Command`] a line in, [`Reply`]s a line out.
+//!
+//! ```text
+//! client ── Status ──▶          snapshot receiver
+//!        ── Watch ───▶          snapshot receiver, one reply a change, at most ten a second
+//!        ── Explain ─▶ questions (bounded) ──▶ the heartbeat thread, which owns the engine
+//! ```
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+use crate::types::{Command, Reply, Snapshot};
+
+/// Longer than any command.
+const LINE_BYTES_MAX: u64 = 64 * 1024;
+/// Full: further clients wait in the kernel's backlog.
+const CLIENTS_MAX: usize = 64;
+/// A client that takes no answer for so long is gone.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The daemon answers from memory; only a stuck one is slower.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// A watching screen needs no more.
+const WATCH_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// A command that the engine's owner answers.
+pub type Question = (Command, oneshot::Sender<Reply>);
+
+/// Binds the socket, replacing one that a former life left behind. Group `safekit` may use it.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    if let Some(group) = group_id("safekit") {
+        std::os::unix::fs::chown(path, None, Some(group))?;
+    }
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o660))?;
+    Ok(listener)
+}
+
+fn group_id(name: &str) -> Option<u32> {
+    let groups = std::fs::read_to_string("/etc/group").ok()?;
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    })
+}
+
+/// Serves clients until the task is dropped.
+pub async fn serve(
+    listener: UnixListener,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    questions: mpsc::Sender<Question>,
+) {
+    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept on the control socket");
+                tokio::time::sleep(WATCH_INTERVAL_MIN).await;
+                continue;
+            }
+        };
+        let (snapshots, questions) = (snapshots.clone(), questions.clone());
+        tokio::spawn(async move {
+            if let Err(error) = converse(stream, snapshots, questions).await {
+                tracing::debug!(%error, "a client of the control socket went away");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn converse(
+    stream: UnixStream,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    questions: mpsc::Sender<Question>,
+) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    loop {
+        let mut line = Vec::new();
+        (&mut reader).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await?;
+        if line.is_empty() {
+            return Ok(());
+        }
+        match serde_json::from_slice::<Command>(&line) {
+            Ok(Command::Status) => {
+                let reply = status(&snapshots.borrow_and_update());
+                send(&mut writer, &reply).await?;
+            }
+            Ok(Command::Watch) => return stream_snapshots(&mut writer, snapshots).await,
+            Ok(command @ Command::Explain { .. }) => {
+                let reply = ask(&questions, command).await;
+                send(&mut writer, &reply).await?;
+            }
+            Err(error) => {
+                let reply =
+                    refused(&format!("not a command: {error}"), "use a safekit of the daemon's version");
+                return send(&mut writer, &reply).await;
+            }
+        }
+    }
+}
+
+async fn stream_snapshots(
+    writer: &mut (impl AsyncWriteExt + Unpin),
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+) -> io::Result<()> {
+    loop {
+        let reply = status(&snapshots.borrow_and_update());
+        send(writer, &reply).await?;
+        tokio::time::sleep(WATCH_INTERVAL_MIN).await;
+        if snapshots.changed().await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+async fn ask(questions: &mpsc::Sender<Question>, command: Command) -> Reply {
+    let (answer, answered) = oneshot::channel();
+    let asked = async {
+        questions.send((command, answer)).await.ok()?;
+        answered.await.ok()
+    };
+    match timeout(ANSWER_TIMEOUT, asked).await {
+        Ok(Some(reply)) => reply,
+        Ok(None) | Err(_) => refused("the daemon is stopping or stuck", "look at its log, then try again"),
+    }
+}
+
+fn status(snapshot: &Arc<Snapshot>) -> Reply {
+    Reply::Status { snapshot: Box::new(Snapshot::clone(snapshot)) }
+}
+
+fn refused(error: &str, next_step: &str) -> Reply {
+    Reply::Refused { error: error.to_owned(), next_step: next_step.to_owned() }
+}
+
+async fn send(writer: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    timeout(WRITE_TIMEOUT, writer.write_all(&line)).await.map_err(|_| io::ErrorKind::TimedOut)?
+}

@@ -1,0 +1,6 @@
+//! Tier datapath: one table of packets through the host function and through the loaded filter; both must agree.
+
+mod mutate;
+mod rows;
+mod sockets;
+mod table;

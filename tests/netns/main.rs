@@ -1,0 +1,6 @@
+//! Real processes in network namespaces on a bridge: kills, pauses, joins, leaves.
+
+mod commands;
+mod demo;
+mod members;
+mod wires;

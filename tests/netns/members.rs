@@ -1,0 +1,102 @@
+//! What clients notice when members join, leave, die or pause: nothing, unless their own node died.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use rustix::process::{Signal, kill_process};
+use safekit::driver::clock;
+use safekit::front::demo::farm::Farm;
+use safekit::front::demo::interrupt::Interrupt;
+use safekit::front::demo::report::StepReport;
+use safekit::front::demo::scenario::{Scenario, seen, wait_whole};
+use safekit::front::demo::script::{Action, Step};
+use safekit::types::NodeId;
+use safekit_tests::lab::{self, Nobody};
+
+const N1: NodeId = NodeId(0);
+const N2: NodeId = NodeId(1);
+const N3: NodeId = NodeId(2);
+
+const CONNECTIONS: usize = 300;
+
+#[test]
+fn three_hundred_connections_over_a_join_a_leave_and_a_kill() -> anyhow::Result<()> {
+    let Some(_lab) = lab::enter() else { return Ok(()) };
+    let interrupt = Interrupt::default();
+    let mut farm = Farm::idle(&lab::binary()?, 3)?;
+    farm.start(N1)?;
+    farm.start(N2)?;
+    let mut scenario = Scenario::with(farm, CONNECTIONS, &interrupt, &Nobody)?;
+
+    let join = scenario.play(Step { action: Action::Start, node: N3 })?;
+    assert_unnoticed(&join);
+    assert_eq!(join.long_connections_on_other_nodes, CONNECTIONS);
+    assert!(join.share["n3"] > 0.2, "{:?}", join.share);
+
+    let leave = scenario.play(Step { action: Action::Stop, node: N2 })?;
+    assert_unnoticed(&leave);
+    assert!(leave.long_connections > leave.long_connections_on_other_nodes, "n2 had none to move");
+    assert_eq!(leave.share["n2"], 0.0);
+
+    assert_unnoticed(&scenario.play(Step { action: Action::Start, node: N2 })?);
+
+    let kill = scenario.play(Step { action: Action::Kill, node: N3 })?;
+    assert_eq!(kill.missed(), Vec::<&str>::new(), "{kill:#?}");
+    assert!(kill.long_connections_on_other_nodes > CONNECTIONS / 3, "{kill:#?}");
+    assert!(kill.long_connections_broken > 0, "a power cut that nobody notices is none");
+    Ok(())
+}
+
+/// The parent tells the others, and starts the daemon again.
+#[test]
+fn a_daemon_that_crashes_is_spoken_for_and_comes_back() -> anyhow::Result<()> {
+    let Some(_lab) = lab::enter() else { return Ok(()) };
+    let interrupt = Interrupt::default();
+    let mut scenario = Scenario::build(&lab::binary()?, 3, &interrupt, &Nobody)?;
+    let before = scenario.farm.daemon_pid(N1)?;
+    let crash = scenario.play(Step { action: Action::Crash, node: N1 })?;
+    assert_eq!(crash.missed(), Vec::<&str>::new(), "{crash:#?}");
+    assert!(crash.restored_ms.is_some(), "{crash:#?}");
+    assert_ne!(scenario.farm.daemon_pid(N1)?, before);
+    assert!(crash.share["n1"] > 0.2, "{:?}", crash.share);
+    Ok(())
+}
+
+/// Three seconds are an eternity for a lease of 100 ms: the others take over, and the paused node, when it wakes,
+/// must not answer for what is no longer its own.
+#[test]
+fn a_paused_daemon_answers_nothing_that_others_answer() -> anyhow::Result<()> {
+    let Some(_lab) = lab::enter() else { return Ok(()) };
+    let interrupt = Interrupt::default();
+    let mut scenario = Scenario::build(&lab::binary()?, 3, &interrupt, &Nobody)?;
+    let paused = clock::now();
+    let daemon = scenario.farm.daemon_pid(N2)?;
+    kill_process(daemon, Signal::STOP)?;
+    std::thread::sleep(Duration::from_secs(3));
+    let woken = clock::now();
+    let taken: u64 = [N1, N3].map(|node| scenario.farm.timeline().owned(node)).iter().sum();
+    kill_process(daemon, Signal::CONT)?;
+    assert_eq!(Some(taken), scenario.farm.buckets(), "the others own all of it during the pause");
+    wait_whole(&mut scenario.farm, &interrupt)?;
+    std::thread::sleep(Duration::from_secs(4));
+
+    let end = clock::now();
+    assert_eq!(scenario.double_answers(paused, end), 0);
+    let ledger = scenario.client.ledger();
+    let broken_elsewhere: Vec<_> = ledger.broken(paused, end).filter(|(it, _)| it.node != N2).collect();
+    assert!(broken_elsewhere.is_empty(), "{broken_elsewhere:?}");
+    // From the take-over on every request is answered, and during it a SYN may have to be sent twice.
+    let failed: Vec<_> = ledger.requests(paused, end).filter(|request| request.outcome.is_err()).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    let during = ledger.requests(paused + Duration::from_secs(1), woken).filter(|it| it.outcome == Ok(N2));
+    assert_eq!(during.count(), 0, "a paused node took new connections");
+    drop(ledger);
+    ensure!(scenario.farm.is_whole(), "not whole again:\n{}", seen(&scenario.farm));
+    Ok(())
+}
+
+/// No request failed, no connection broke, nobody answered twice.
+fn assert_unnoticed(report: &StepReport) {
+    assert_eq!(report.missed(), Vec::<&str>::new(), "{report:#?}");
+    assert_eq!((report.requests_failed, report.long_connections_broken), (0, 0), "{report:#?}");
+}

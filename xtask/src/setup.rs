@@ -1,0 +1,71 @@
+//! `cargo xtask setup`: from rustup and Debian to a machine that builds and tests.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+use crate::{cargo, run as execute, step};
+
+/// It loads the LLVM of the pinned toolchain; later versions want LLVM's development packages.
+const BPF_LINKER_VERSION: &str = "0.10.4";
+/// Program, and the Debian package that brings it.
+const PROGRAMS: [(&str, &str); 2] = [("cc", "gcc"), ("ip", "iproute2")];
+
+pub(crate) fn run() -> anyhow::Result<()> {
+    let changed = packages()? | rust_src()? | bpf_linker()?;
+    step(if changed { "setup is done" } else { "setup: all is there" });
+    Ok(())
+}
+
+/// Installs the packages whose programs are missing. True when something was done.
+fn packages() -> anyhow::Result<bool> {
+    let missing: Vec<&str> =
+        PROGRAMS.iter().filter(|(program, _)| !on_path(program)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    step(&format!("setup: Debian packages {}", missing.join(", ")));
+    if !is_root() {
+        bail!("install them first: sudo apt-get install --no-install-recommends {}", missing.join(" "));
+    }
+    execute("apt-get", ["update"])?;
+    let mut arguments = vec!["install", "-y", "--no-install-recommends"];
+    arguments.extend(&missing);
+    execute("apt-get", arguments)?;
+    Ok(true)
+}
+
+/// The compiler's sources: `core` is built for the kernel's target.
+fn rust_src() -> anyhow::Result<bool> {
+    let output = Command::new("rustc").args(["--print", "sysroot"]).output().context("cannot run rustc")?;
+    let sysroot = String::from_utf8(output.stdout)?;
+    if Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core").is_dir() {
+        return Ok(false);
+    }
+    step("setup: the compiler's sources (rust-src)");
+    execute("rustup", ["component", "add", "rust-src"])?;
+    Ok(true)
+}
+
+fn bpf_linker() -> anyhow::Result<bool> {
+    let version = Command::new("bpf-linker").arg("--version").output();
+    let expected = format!("bpf-linker {BPF_LINKER_VERSION}");
+    if version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).trim() == expected) {
+        return Ok(false);
+    }
+    step(&format!("setup: bpf-linker {BPF_LINKER_VERSION} (compiles for two to three minutes)"));
+    cargo(["install", "bpf-linker", "--version", BPF_LINKER_VERSION, "--locked", "--force"])?;
+    Ok(true)
+}
+
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Root's own directories are not on everybody's path.
+    let system = ["/usr/sbin", "/sbin"].map(Into::into);
+    std::env::split_paths(&path).chain(system).any(|directory| directory.join(program).is_file())
+}
+
+pub(crate) fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}

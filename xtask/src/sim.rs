@@ -1,0 +1,14 @@
+//! `cargo xtask sim --table`: events, holes and overlaps, simulated over the real engine.
+
+use std::ffi::OsString;
+
+use crate::{cargo, setup, step};
+
+pub(crate) fn run(arguments: &[OsString]) -> anyhow::Result<()> {
+    setup::run()?;
+    step("sim: the engines of whole farms on a virtual clock");
+    let mut command: Vec<OsString> =
+        ["run", "--quiet", "--package", "safekit-tests", "--bin", "sim-table", "--"].map(Into::into).to_vec();
+    command.extend_from_slice(arguments);
+    cargo(command)
+}
