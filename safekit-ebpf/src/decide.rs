@@ -83,6 +83,7 @@ fn decide_ip<F: Frame + ?Sized, W: World>(frame: &F, ip: &Ip, vip: &VirtualIp, w
     }
 }
 
+#[derive(Clone, Copy)]
 struct Session {
     protocol: u8,
     ports: Ports,

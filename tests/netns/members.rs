@@ -95,6 +95,32 @@ fn a_paused_daemon_answers_nothing_that_others_answer() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A switch that loses n3's port takes no carrier away, and the other network is fine: the heartbeats go on, and yet no
+/// client reaches n3.
+#[test]
+fn a_node_cut_off_from_the_clients_is_replaced_although_its_heartbeats_arrive() -> anyhow::Result<()> {
+    let Some(_lab) = lab::enter() else { return Ok(()) };
+    let interrupt = Interrupt::default();
+    let scenario = Scenario::build(&lab::binary()?, 3, &interrupt, &Nobody)?;
+    let cut = clock::now();
+    scenario.farm.topology().lan_port(N3, false)?;
+    let others = || -> u64 { [N1, N2].map(|node| scenario.farm.timeline().owned(node)).iter().sum() };
+    lab::wait_until("n1 and n2 own everything", Duration::from_secs(5), || {
+        Some(others()) == scenario.farm.buckets()
+    })?;
+    let took = clock::now().since(cut);
+    assert!(took > Duration::from_millis(900), "replaced after {took:?}: a short absence is no reason");
+    scenario.idle(Duration::from_secs(2))?;
+    let (from, until) = (cut + took, clock::now());
+    let slow = Duration::from_secs(3);
+    lab::wait_until("all requests are decided", slow * 2, || scenario.client.ledger().undecided(until) == 0)?;
+    let failed = scenario.client.ledger().requests(from, until).filter(|it| it.outcome.is_err()).count();
+    assert_eq!(failed, 0, "requests after n3 was replaced");
+    scenario.farm.topology().lan_port(N3, true)?;
+    lab::wait_until("all three share again", Duration::from_secs(5), || scenario.farm.is_whole())?;
+    Ok(())
+}
+
 /// No request failed, no connection broke, nobody answered twice.
 fn assert_unnoticed(report: &StepReport) {
     assert_eq!(report.missed(), Vec::<&str>::new(), "{report:#?}");

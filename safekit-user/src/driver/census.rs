@@ -69,7 +69,9 @@ fn run(places: &Places, inbox: &Inbox, censuses: &Receiver<Census>) {
         });
         match counted {
             // Dropped when the inbox is full: the engine asks again.
-            Ok(()) => drop(inbox.post(Request::Counted { group: census.group, buckets, since, connections })),
+            Ok(()) => {
+                let _full = inbox.post(Request::Counted { group: census.group, buckets, since, connections });
+            }
             Err(error) => tracing::warn!(%error, "cannot count live connections; transitions last longer"),
         }
     }

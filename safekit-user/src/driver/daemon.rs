@@ -19,6 +19,7 @@ use super::{clock, links, realtime};
 use crate::config::key::ClusterKey;
 use crate::config::{Balance, Config, ownership_hash};
 use crate::engine::farm::{Engine, Group, HOLD, Input, Rules, Setup};
+use crate::engine::reach::Reach;
 use crate::types::snapshot::VirtualIpInfo;
 use crate::types::{BootId, NodeId, Snapshot};
 use crate::wire::seal::{Opener, Sealer, derive_hash_key};
@@ -73,7 +74,8 @@ impl Life {
     pub async fn start(self) -> Result<Running, Error> {
         let plan = Plan::new(&self.config, self.me, derive_hash_key(&self.key))?;
         let mut addresses = VirtualIps::bring_up(&self.wanted(&plan)).await?;
-        match self.start_with(&plan, &addresses) {
+        let on_virtual_ip = self.on_virtual_ip(&addresses).await;
+        match self.start_with(&plan, &addresses, on_virtual_ip) {
             Ok((snapshots, inbox, ended)) => {
                 watch_carrier(&addresses, inbox.clone());
                 Ok(Running { snapshots, inbox, ended, addresses })
@@ -90,6 +92,7 @@ impl Life {
         self,
         plan: &Plan,
         addresses: &VirtualIps,
+        on_virtual_ip: Vec<bool>,
     ) -> Result<(watch::Receiver<Arc<Snapshot>>, Inbox, oneshot::Receiver<Result<(), runtime::Error>>), Error>
     {
         let io = |action| move |source| Error::Io { action, source };
@@ -117,6 +120,7 @@ impl Life {
         let name = &self.config.cluster.name;
         let sealer = Sealer::new(&self.key, name, self.me, self.boot);
         let opener = Opener::new(&self.key, name, self.config.cluster.nodes.len());
+        let nodes = self.config.cluster.nodes.len();
         let (done, ended) = oneshot::channel();
         std::thread::Builder::new()
             .name("heartbeat".into())
@@ -133,6 +137,8 @@ impl Life {
                     requests,
                     census,
                     reporter,
+                    reach: Reach::new(nodes),
+                    on_virtual_ip,
                     snapshots,
                 };
                 // Nobody waits any more when the process is being killed.
@@ -140,6 +146,25 @@ impl Life {
             })
             .map_err(io("start the heartbeat thread"))?;
         Ok((receiver, inbox, ended))
+    }
+
+    /// Which heartbeat networks share an interface with a virtual IP. When none does, all count: then nobody can tell
+    /// a node that clients do not reach, and the log says so.
+    async fn on_virtual_ip(&self, addresses: &VirtualIps) -> Vec<bool> {
+        let mut on = Vec::new();
+        for address in &self.config.cluster.nodes[usize::from(self.me.0)].addresses {
+            on.push(match address {
+                Some(address) => addresses.is_beside(*address).await,
+                None => false,
+            });
+        }
+        if !on.contains(&true) {
+            tracing::warn!(
+                "no heartbeat network is on the virtual IPs' interfaces: add that network to the cluster"
+            );
+            on.fill(true);
+        }
+        on
     }
 
     fn setup(&self) -> Setup {

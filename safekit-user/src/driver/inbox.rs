@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
@@ -27,6 +27,10 @@ pub enum Request {
     Question(Command, oneshot::Sender<Reply>),
 }
 
+/// The queue is full, or the thread gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotTaken;
+
 #[derive(Clone)]
 pub struct Inbox {
     requests: SyncSender<Request>,
@@ -46,11 +50,9 @@ pub fn inbox() -> io::Result<(Inbox, Requests)> {
 }
 
 impl Inbox {
-    /// Hands a request over and wakes the thread. The request comes back when the queue is full or the thread gone.
-    pub fn post(&self, request: Request) -> Result<(), Request> {
-        self.requests.try_send(request).map_err(|error| match error {
-            TrySendError::Full(request) | TrySendError::Disconnected(request) => request,
-        })?;
+    /// Hands a request over and wakes the thread.
+    pub fn post(&self, request: Request) -> Result<(), NotTaken> {
+        self.requests.try_send(request).map_err(|_| NotTaken)?;
         // An eventfd counter that is full wakes as well; there is nothing to do about an error here.
         let _woken = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
         Ok(())

@@ -25,8 +25,9 @@ use super::heartbeat::{DATAGRAM_BYTES_MAX, Sockets};
 use super::inbox::{Request, Requests};
 use super::report::Reporter;
 use crate::engine::farm::{Engine, Input, Output};
-use crate::types::{Event, EventKind, Instant, Snapshot};
-use crate::wire::heartbeat::{self, Heartbeat};
+use crate::engine::reach::{Admission, Reach};
+use crate::types::{Event, EventKind, Instant, NetworkId, Snapshot};
+use crate::wire::heartbeat::{self, Body, Heartbeat};
 use crate::wire::seal::{Opener, Sealer};
 
 /// Datagrams taken in one turn; more wait in the sockets while the maps and the lease get their turn.
@@ -57,6 +58,9 @@ pub struct Runtime {
     pub requests: Requests,
     pub census: SyncSender<Census>,
     pub reporter: Reporter,
+    pub reach: Reach,
+    /// By heartbeat network: it is the virtual IPs' own.
+    pub on_virtual_ip: Vec<bool>,
     pub snapshots: watch::Sender<Arc<Snapshot>>,
 }
 
@@ -128,18 +132,34 @@ impl Runtime {
 
     fn take_datagrams(&mut self, buffer: &mut [u8], now: Instant) {
         for _ in 0..DATAGRAMS_PER_TURN_MAX {
-            let Some((_, length)) = self.sockets.receive(buffer) else { return };
-            match self.opener.open(&mut buffer[..length]) {
-                Ok((header, plaintext)) => match heartbeat::decode(plaintext) {
-                    Ok(body) => {
-                        let heartbeat =
-                            Heartbeat { sender: header.sender, boot: header.boot, seq: header.seq, body };
-                        self.engine.handle(Input::Heartbeat(heartbeat), now);
-                    }
-                    Err(_) => self.reporter.note_rejected(now),
-                },
-                Err(_) => self.reporter.note_rejected(now),
+            let Some((network, length)) = self.sockets.receive(buffer) else { return };
+            let heartbeat = self.opener.open(&mut buffer[..length]).ok().and_then(|(header, plaintext)| {
+                let body = heartbeat::decode(plaintext).ok()?;
+                Some(Heartbeat { sender: header.sender, boot: header.boot, seq: header.seq, body })
+            });
+            match heartbeat {
+                Some(heartbeat) => self.hear(heartbeat, network, now),
+                None => self.reporter.note_rejected(now),
             }
+        }
+    }
+
+    fn hear(&mut self, heartbeat: Heartbeat, network: NetworkId, now: Instant) {
+        let sender = heartbeat.sender;
+        // The death of a daemon is true whichever way the news comes.
+        let admission = match heartbeat.body {
+            Body::Obituary => Admission::Counts,
+            Body::Beat(_) => self.reach.admit(sender, self.on_virtual_ip[usize::from(network.0)], now),
+        };
+        match admission {
+            Admission::Counts => self.engine.handle(Input::Heartbeat(heartbeat), now),
+            Admission::Absent { news: true } => {
+                tracing::warn!(
+                    node = sender.0,
+                    "heard, but not on the virtual IP's network: cut off from clients"
+                );
+            }
+            Admission::Absent { news: false } => {}
         }
     }
 
@@ -243,7 +263,7 @@ fn log(event: &Event) {
         }
         EventKind::Member { state } => tracing::info!(?state, "membership of this node changes"),
         EventKind::WokeLate { late_ms } => {
-            tracing::warn!(late_ms, "woke late: accepts nothing until peers answer")
+            tracing::warn!(late_ms, "woke late: accepts nothing until peers answer");
         }
     }
 }

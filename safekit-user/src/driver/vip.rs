@@ -137,6 +137,17 @@ impl VirtualIps {
         Ok(())
     }
 
+    /// Whether `address` is on one of the interfaces that carry virtual IPs.
+    pub async fn is_beside(&self, address: IpAddr) -> bool {
+        let mut found = self.handle.address().get().set_address_filter(address).execute().boxed();
+        while let Some(Ok(entry)) = found.next().await {
+            if self.interfaces.values().any(|interface| interface.index == entry.header.index) {
+                return true;
+            }
+        }
+        false
+    }
+
     async fn interface(&self, name: &str) -> Result<Interface, Error> {
         let missing = || Error::NoInterface(name.to_owned());
         let found = self.handle.link().get().match_name(name.to_owned()).execute().boxed().next().await;

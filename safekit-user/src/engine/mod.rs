@@ -5,3 +5,4 @@
 
 pub mod farm;
 pub mod health;
+pub mod reach;

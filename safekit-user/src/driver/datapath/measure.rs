@@ -50,9 +50,7 @@ impl Stopwatch {
     }
 
     fn time(&mut self, name: &'static str, frame: &[u8], repeat: u32) -> Result<Duration, Error> {
-        let mut options = TestRunOptions::default();
-        options.data_in = Some(frame);
-        options.repeat = repeat;
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
         let result = program(&mut self.datapath.ebpf, name)?
             .test_run(options)
             .map_err(|source| Error::Program { name, source })?;

@@ -129,7 +129,8 @@ pub struct Datapath {
 }
 
 enum Link {
-    Pinned(PinnedLink),
+    /// Outlives this process, under the name of its interface.
+    Pinned(String, PinnedLink),
     /// Ends with this process.
     Held(#[expect(dead_code, reason = "held for its drop")] FdLink),
 }
@@ -224,10 +225,11 @@ impl Datapath {
             self.links.push(match pin_dir {
                 None => Link::Held(link),
                 Some(dir) => {
-                    Link::Pinned(link.pin(pins::link_path(dir, name)).map_err(|error| Error::PinObject {
+                    let failed = |error: aya::pin::PinError| Error::PinObject {
                         name: name.clone(),
                         reason: error.to_string(),
-                    })?)
+                    };
+                    Link::Pinned(name.clone(), link.pin(pins::link_path(dir, name)).map_err(failed)?)
                 }
             });
         }
@@ -344,8 +346,9 @@ impl Datapath {
         for link in self.links.drain(..) {
             match link {
                 Link::Held(_) => {}
-                Link::Pinned(link) => {
-                    drop(link.unpin().map_err(|source| Error::Pin { path: PathBuf::new(), source })?)
+                Link::Pinned(interface, link) => {
+                    let failed = |source| Error::PinObject { name: interface, reason: format!("{source}") };
+                    drop(link.unpin().map_err(failed)?);
                 }
             }
         }
@@ -356,9 +359,8 @@ impl Datapath {
     /// as the filter left it. The frame seems to come from the loopback interface of the caller's namespace.
     pub fn test_run(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>), Error> {
         let mut left = vec![0; frame.len().max(64)];
-        let mut options = TestRunOptions::default();
-        options.data_in = Some(frame);
-        options.data_out = Some(&mut left);
+        let options =
+            TestRunOptions { data_in: Some(frame), data_out: Some(&mut left), ..TestRunOptions::default() };
         let result = program(&mut self.ebpf, symbols::FILTER)?
             .test_run(options)
             .map_err(|source| Error::Program { name: symbols::FILTER, source })?;
@@ -383,9 +385,8 @@ fn take<M: TryFrom<aya::maps::Map, Error = MapError>>(
 fn read_clocks(ebpf: &mut Ebpf) -> Result<Clocks, Error> {
     let failed = |source| Error::Program { name: symbols::CLOCKS, source };
     let mut frame = [0; 64];
-    let (data_in, mut options) = ([0; 64], TestRunOptions::default());
-    options.data_in = Some(&data_in);
-    options.data_out = Some(&mut frame);
+    let options =
+        TestRunOptions { data_in: Some(&[0; 64]), data_out: Some(&mut frame), ..TestRunOptions::default() };
     program(ebpf, symbols::CLOCKS)?.test_run(options).map_err(failed)?;
     let word = |at: usize| u64::from_ne_bytes(frame[at..at + 8].try_into().expect("eight bytes"));
     Ok(Clocks { jiffies: word(0), monotonic_ns: word(8) })

@@ -158,6 +158,17 @@ impl Topology {
         self.set_ports(node, "up")
     }
 
+    /// Takes a node's port out of the clients' network, or back in: the cable keeps its carrier, and nothing passes.
+    pub fn lan_port(&self, node: NodeId, connected: bool) -> Result<(), Error> {
+        let port = port(node, Network::Lan);
+        let line = if connected {
+            format!("link set {port} master lan\n")
+        } else {
+            format!("link set {port} nomaster\n")
+        };
+        ip_batch(&self.switch_name(), &line)
+    }
+
     /// Takes a node away with everything that runs on it.
     pub fn remove_node(&mut self, node: NodeId) -> Result<(), Error> {
         let Some(namespace) = self.nodes[usize::from(node.0)].take() else { return Ok(()) };
