@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use safekit::config::key::ClusterKey;
+use safekit::config::key::{ClusterKey, read_key};
 use safekit::config::{self, Config};
 use safekit::driver::daemon::{Life, Running, pin_dir};
 use safekit::driver::datapath;
@@ -110,7 +110,8 @@ async fn hand_over(mut asked: mpsc::Receiver<Question>, inbox: Inbox) {
 fn read(args: &DaemonArgs) -> anyhow::Result<(Config, ClusterKey, NodeId)> {
     let config = config::load(&args.config)?;
     let me = own_node(&config, args)?;
-    let key = ClusterKey::read(&config.cluster.key_file)?;
+    let key = read_key(&config.cluster.key_file)
+        .map_err(|error| anyhow::anyhow!("{error}; {}", error.next_step()))?;
     Ok((config, key, me))
 }
 

@@ -1,119 +1,137 @@
-//! The hash of everything that decides who owns what: nodes that differ in it are in no common view.
+//! One number for everything that decides who answers for which packet.
+//!
+//! Nodes compare it in heartbeats, and nodes that differ share no view (R2). The timing is part of it: the argument
+//! that a lease ends before peers act needs one timeout for all. Addresses, interfaces and the key file are not: they
+//! say how a node is reached, and a node that is reached wrongly is not heard.
+
+use std::net::IpAddr;
 
 use ring::digest::{Context, SHA256};
 
-use super::{Balance, Config, Delivery, Module, Protocol};
+use super::{Balance, Config, Delivery, Farm, Module, Protocol, Rule};
 
-/// Raised when ranks, buckets or the packet hash change meaning.
-const ALGORITHM: u64 = 1;
+/// Buckets of a rule group.
+pub const BUCKETS: u32 = 65_536;
 
-/// Nodes, farms, rules and timing. Not: the key (a wrong one is noticed at once), addresses (a node may be renumbered).
+/// Changes whenever the same file would lead to other owners or other verdicts.
+const ALGORITHM: &str = "safekit ownership 1";
+
+/// The weight of each member; a rule cannot yet say another.
+const WEIGHT_DEFAULT: u32 = 1;
+
 pub fn ownership_hash(config: &Config) -> u64 {
-    let mut hash = Hash(Context::new(&SHA256));
-    hash.number(ALGORITHM);
+    let mut hasher = Hasher(Context::new(&SHA256));
+    hasher.text(ALGORITHM);
+    hasher.number(BUCKETS.into());
     let timing = config.cluster.timing;
     for span in [timing.interval, timing.timeout, timing.lease] {
-        hash.number(span.as_nanos() as u64);
+        hasher.number(u64::try_from(span.as_nanos()).expect("the loader refuses spans above a day"));
     }
-    hash.number(config.cluster.nodes.len() as u64);
-    for node in &config.cluster.nodes {
-        hash.text(&node.name);
-    }
-    for module in &config.modules {
-        match module {
-            Module::Farm(farm) => hash.farm(farm),
-        }
-    }
-    hash.finish()
+    hasher.list(&config.cluster.nodes, |hasher, node| hasher.text(&node.name));
+    hasher.list(&config.modules, |hasher, module| match module {
+        Module::Farm(farm) => hasher.farm(farm),
+    });
+    hasher.finish()
 }
 
-struct Hash(Context);
+/// Numbers have a fixed width, texts and lists their length before them: no two configurations read alike.
+struct Hasher(Context);
 
-impl Hash {
+impl Hasher {
     fn number(&mut self, number: u64) {
         self.0.update(&number.to_be_bytes());
     }
 
-    /// With its length, so that no two lists of texts look alike.
-    fn text(&mut self, text: &str) {
-        self.number(text.len() as u64);
-        self.0.update(text.as_bytes());
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.update(bytes);
     }
 
-    fn farm(&mut self, farm: &super::Farm) {
+    fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    fn list<T>(&mut self, items: &[T], mut each: impl FnMut(&mut Self, &T)) {
+        self.number(items.len() as u64);
+        items.iter().for_each(|item| each(self, item));
+    }
+
+    fn farm(&mut self, farm: &Farm) {
+        self.text("farm");
         self.text(&farm.name);
-        self.number(farm.nodes.len() as u64);
-        for node in &farm.nodes {
-            self.number(u64::from(node.0));
-        }
-        self.number(match farm.delivery {
-            Delivery::Flood => 0,
+        self.list(&farm.nodes, |hasher, node| {
+            hasher.number(node.0.into());
+            hasher.number(WEIGHT_DEFAULT.into());
         });
-        self.number(farm.virtual_ips.len() as u64);
-        for vip in &farm.virtual_ips {
-            // The interface may have another name on each node's hardware; the address may not.
-            self.text(&vip.address.to_string());
-        }
-        self.number(farm.rules.len() as u64);
-        for rule in &farm.rules {
-            self.number(match rule.protocol {
-                Protocol::Tcp => 6,
-                Protocol::Udp => 17,
-            });
-            self.number(u64::from(rule.port));
-            self.number(match rule.balance {
-                Balance::Connection => 0,
-                Balance::Client => 1,
-                Balance::ClientNetwork => 2,
-            });
-        }
+        self.list(&farm.virtual_ips, |hasher, vip| match vip.address {
+            IpAddr::V4(address) => hasher.bytes(&address.octets()),
+            IpAddr::V6(address) => hasher.bytes(&address.octets()),
+        });
+        self.number(match farm.delivery {
+            Delivery::Flood => 1,
+        });
+        self.list(&farm.rules, Self::rule);
+    }
+
+    fn rule(&mut self, rule: &Rule) {
+        self.number(match rule.protocol {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+        });
+        self.number(rule.port.into());
+        self.number(match rule.balance {
+            Balance::Connection => 1,
+            Balance::Client => 2,
+            Balance::ClientNetwork => 3,
+        });
     }
 
     fn finish(self) -> u64 {
         let digest = self.0.finish();
-        u64::from_be_bytes(digest.as_ref()[..8].try_into().expect("a digest is longer than eight bytes"))
+        let head = digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes");
+        u64::from_be_bytes(*head)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{FARM, parsed};
     use super::*;
-    use crate::config::parse;
 
-    const SAMPLE: &str = include_str!("../../../configs/farm.yaml");
-
-    fn hash(text: &str) -> u64 {
-        ownership_hash(&parse(text, "farm.yaml").expect("the sample is valid"))
+    /// A rolling upgrade keeps nodes in one view only while this number stays: change [`ALGORITHM`] with it.
+    #[test]
+    fn the_number_of_a_known_file_is_pinned() {
+        assert_eq!(ownership_hash(&parsed(FARM)), 8_947_876_265_834_330_502);
     }
 
     #[test]
-    fn what_decides_ownership_is_in_it_and_the_rest_is_not() {
-        let sample = hash(SAMPLE);
-        let decides = [
-            ("web2", "web9"),
-            ("port: 443", "port: 444"),
-            ("balance: client }", "balance: connection }"),
+    fn whatever_decides_ownership_changes_it() {
+        let base = ownership_hash(&parsed(FARM));
+        for (from, to) in [
+            ("web1", "web9"),
+            ("profile: fast", "profile: tolerant"),
+            ("name: www", "name: shop"),
             ("10.99.0.100", "10.99.0.101"),
-            ("profile: default", "profile: fast"),
-            ("[web1, web2, web3]", "[web1, web3]"),
-        ];
-        for (part, change) in decides {
-            assert!(SAMPLE.contains(part), "{part}");
-            assert_ne!(hash(&SAMPLE.replace(part, change)), sample, "{part}");
-        }
-        for (part, change) in [
-            ("cluster.key", "other.key"),
-            ("10.98.0.2", "10.98.0.22"),
-            ("interface: eth0", "interface: eth7"),
+            ("port: 80,", "port: 81,"),
+            ("protocol: tcp, port: 80", "protocol: udp, port: 80"),
+            ("balance: client ", "balance: client_network "),
+            ("kind: farm", "kind: farm\n    nodes: [web1]"),
         ] {
-            assert!(SAMPLE.contains(part), "{part}");
-            assert_eq!(hash(&SAMPLE.replace(part, change)), sample, "{part}");
+            let changed = FARM.replace(from, to);
+            assert_ne!(changed, FARM, "{from} is in the file");
+            assert_ne!(ownership_hash(&parsed(&changed)), base, "{from} -> {to}");
         }
     }
 
-    /// A change of this vector parts nodes of different versions: raise `ALGORITHM` knowingly.
     #[test]
-    fn the_hash_is_pinned() {
-        assert_eq!(hash(SAMPLE), 11_075_376_625_900_366_874);
+    fn how_a_node_is_reached_does_not() {
+        let base = ownership_hash(&parsed(FARM));
+        for (from, to) in
+            [("10.99.0.1,", "10.99.0.9,"), ("eth0", "eth1"), ("cluster.key", "other.key"), ("4801", "4900")]
+        {
+            let changed = FARM.replace(from, to);
+            assert_ne!(changed, FARM, "{from} is in the file");
+            assert_eq!(ownership_hash(&parsed(&changed)), base, "{from} -> {to}");
+        }
     }
 }

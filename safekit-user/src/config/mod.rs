@@ -1,19 +1,24 @@
 //! L1: YAML text -> [`Config`]. Parsed, not validated: what is in here holds, and nobody checks again.
 
+mod cluster;
+mod decode;
 pub mod duration;
 pub mod error;
 mod hash;
 pub mod key;
-pub mod load;
-mod locate;
-mod raw;
-
-pub use error::ConfigErrors;
-pub use hash::ownership_hash;
-pub use load::{load, parse};
+mod load;
+mod module;
+mod show;
+mod tree;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+
+pub use cluster::KEY_FILE_DEFAULT;
+pub use error::{ConfigError, ConfigErrors};
+pub use hash::{BUCKETS, ownership_hash};
+pub use load::{CONFIG_FILE_DEFAULT, load, parse};
+pub use show::effective;
 
 use crate::types::{GroupId, NetworkId, NodeId, Timing};
 
@@ -121,23 +126,5 @@ impl Config {
     }
 }
 
-impl Protocol {
-    /// As the file has it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        }
-    }
-}
-
-impl Balance {
-    /// As the file has it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Connection => "connection",
-            Self::Client => "client",
-            Self::ClientNetwork => "client_network",
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ pub mod bits;
 pub mod command;
 pub mod event;
 pub mod ids;
+pub mod key;
 pub mod snapshot;
 pub mod time;
 
@@ -11,5 +12,6 @@ pub use bits::BucketBits;
 pub use command::{Command, Reply};
 pub use event::{Departure, Event, EventKind};
 pub use ids::{BootId, Bucket, GroupId, NetworkId, NodeId, NodeSet, Seq, ViewId};
+pub use key::ClusterKey;
 pub use snapshot::Snapshot;
 pub use time::{Instant, Timing};

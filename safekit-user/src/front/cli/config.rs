@@ -1,140 +1,73 @@
-//! `safekit config check` and `safekit config show`.
+//! `safekit config check | show`: what a configuration file is, or what is wrong with it. Touches no network.
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
-
-use crate::config::{self, Config, Module, duration};
+use super::{err, out};
+use crate::config::{CONFIG_FILE_DEFAULT, Config, effective, load};
 use crate::front::exit::Exit;
 
-#[derive(Args, Debug)]
+#[derive(clap::Args, Debug)]
 pub struct ConfigArgs {
     #[command(subcommand)]
-    pub verb: ConfigVerb,
+    verb: Verb,
 }
 
-#[derive(Subcommand, Debug)]
-pub enum ConfigVerb {
-    /// Check a file without touching anything. Exit code 1 and every problem with its place, or one line of what it is.
-    Check(FileArgs),
-    /// Print the configuration in force: defaults filled in.
-    Show(FileArgs),
+#[derive(clap::Subcommand, Debug)]
+enum Verb {
+    /// Say what the file is, or everything that is wrong with it
+    Check(FileArg),
+    /// Print the file as it takes effect, defaults written out
+    Show(FileArg),
 }
 
-#[derive(Args, Debug)]
-pub struct FileArgs {
-    #[arg(value_name = "FILE", default_value = "/etc/safekit/safekit.yaml")]
-    pub file: PathBuf,
+#[derive(clap::Args, Debug)]
+struct FileArg {
+    /// The configuration file
+    #[arg(default_value = CONFIG_FILE_DEFAULT)]
+    file: PathBuf,
 }
 
 pub fn run(args: &ConfigArgs) -> Exit {
     match &args.verb {
-        ConfigVerb::Check(file) => with(file, summary),
-        ConfigVerb::Show(file) => with(file, effective),
+        Verb::Check(FileArg { file }) => with_config(file, |config| out(&summary(config))),
+        Verb::Show(FileArg { file }) => with_config(file, |config| out(effective(config).trim_end())),
     }
 }
 
-fn with(args: &FileArgs, print: impl FnOnce(&Config) -> String) -> Exit {
-    match config::load(&args.file) {
+fn with_config(file: &std::path::Path, show: impl FnOnce(&Config)) -> Exit {
+    match load(file) {
         Ok(config) => {
-            print!("{}", print(&config));
+            show(&config);
             Exit::Done
         }
         Err(errors) => {
-            eprintln!("{errors}");
+            err(&errors.to_string());
             Exit::Failed
         }
     }
 }
 
+/// `shop: 3 nodes (web1, web2, web3), 2 networks, 1 module: farm www at 10.99.0.100`
 fn summary(config: &Config) -> String {
-    let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-    let modules: Vec<String> = config
-        .modules
-        .iter()
-        .map(|Module::Farm(farm)| {
-            let addresses: Vec<String> = farm.virtual_ips.iter().map(|vip| vip.address.to_string()).collect();
-            format!("farm {} ({}, {})", farm.name, addresses.join(", "), count(farm.rules.len(), "rule"))
-        })
-        .collect();
+    let cluster = &config.cluster;
+    let nodes: Vec<&str> = cluster.nodes.iter().map(|node| node.name.as_str()).collect();
+    let farms: Vec<String> = config.farms().map(farm_summary).collect();
     format!(
-        "OK: cluster {}, {}, {}; {}\n",
-        config.cluster.name,
-        count(config.cluster.nodes.len(), "node"),
-        count(config.cluster.networks.len(), "network"),
-        modules.join("; ")
+        "{}: {} ({}), {}, {}: {}",
+        cluster.name,
+        count(nodes.len(), "node"),
+        nodes.join(", "),
+        count(cluster.networks.len(), "network"),
+        count(config.modules.len(), "module"),
+        farms.join(", "),
     )
 }
 
-/// YAML again, so that it can be compared with the file and read by [`config::parse`].
-fn effective(config: &Config) -> String {
-    let cluster = &config.cluster;
-    let mut text = format!(
-        "cluster:\n  name: {}\n  key_file: {}\n  networks:\n",
-        cluster.name,
-        quoted(&cluster.key_file)
-    );
-    for network in &cluster.networks {
-        text += &format!("    - {{ name: {}, port: {} }}\n", network.name, network.port);
-    }
-    text += "  nodes:\n";
-    for node in &cluster.nodes {
-        let addresses = cluster.networks.iter().zip(&node.addresses);
-        let addresses: Vec<String> = addresses
-            .filter_map(|(network, address)| Some(format!("{}: \"{}\"", network.name, (*address)?)))
-            .collect();
-        text += &format!("    - {{ name: {}, addresses: {{ {} }} }}\n", node.name, addresses.join(", "));
-    }
-    let timing = cluster.timing;
-    text += &format!(
-        "  heartbeat: {{ interval: {}, timeout: {}, lease: {} }}\nmodules:\n",
-        duration::print(timing.interval),
-        duration::print(timing.timeout),
-        duration::print(timing.lease)
-    );
-    for Module::Farm(farm) in &config.modules {
-        text += &farm_text(config, farm);
-    }
-    text
+fn farm_summary(farm: &crate::config::Farm) -> String {
+    let addresses: Vec<String> = farm.virtual_ips.iter().map(|vip| vip.address.to_string()).collect();
+    format!("farm {} at {}", farm.name, addresses.join(" and "))
 }
 
-fn farm_text(config: &Config, farm: &config::Farm) -> String {
-    let names: Vec<&str> =
-        farm.nodes.iter().map(|node| config.cluster.nodes[usize::from(node.0)].name.as_str()).collect();
-    let delivery = match farm.delivery {
-        config::Delivery::Flood => "flood",
-    };
-    let mut text = format!(
-        "  - name: {}\n    kind: farm\n    nodes: [{}]\n    virtual_ips:\n",
-        farm.name,
-        names.join(", ")
-    );
-    for vip in &farm.virtual_ips {
-        text += &format!("      - {{ address: \"{}\", interface: \"{}\" }}\n", vip.address, vip.interface);
-    }
-    text += &format!("    delivery: {delivery}\n    rules:\n");
-    for rule in &farm.rules {
-        let protocol = rule.protocol.name();
-        let balance = rule.balance.name();
-        text += &format!("      - {{ protocol: {protocol}, port: {}, balance: {balance} }}\n", rule.port);
-    }
-    text
-}
-
-fn quoted(path: &std::path::Path) -> String {
-    // JSON's quoting is YAML's.
-    serde_json::Value::from(path.to_string_lossy().into_owned()).to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_shown_means_the_same() {
-        let sample = include_str!("../../../../configs/farm.yaml");
-        let config = config::parse(sample, "farm.yaml").expect("the sample is valid");
-        let shown = config::parse(&effective(&config), "shown").expect("what is shown is valid");
-        assert_eq!(shown, config);
-    }
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

@@ -1,5 +1,6 @@
 //! The command line: a file per verb.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -78,4 +79,20 @@ impl Asking {
 pub enum Format {
     Table,
     Json,
+}
+
+/// A reader that has gone (`| head`) is no error of ours.
+fn out(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn err(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// An error with its causes, and what to do.
+fn fail(error: &dyn std::error::Error, next_step: &str) {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    let causes: String = causes.map(|cause| format!(": {cause}")).collect();
+    err(&format!("error: {error}{causes}\nnext step: {next_step}"));
 }

@@ -1,0 +1,240 @@
+//! The section `modules`: what the cluster keeps available.
+
+use std::net::IpAddr;
+
+use super::cluster::{Addresses, unique_name};
+use super::decode::{Fields, Keys, Unique, choice, ip, list, port, text, word};
+use super::error::{Findings, meant_or_allowed, quoted};
+use super::tree::{Node, Value};
+use super::{Balance, Delivery, Farm, Module, Protocol, Rule, VirtualIp};
+use crate::types::NodeId;
+
+/// A farm is a rule group, and the filter holds so many.
+const MODULES_MAX: usize = 64;
+const VIRTUAL_IPS_MAX: usize = 32;
+const RULES_MAX: usize = 64;
+/// IFNAMSIZ of the kernel, less its closing zero.
+const INTERFACE_BYTES_MAX: usize = 15;
+
+const MODULE: Keys = Keys {
+    of: "a module",
+    known: &["name", "kind", "nodes", "virtual_ips", "delivery", "rules"],
+    later: &["scripts", "checks", "failover", "replicate", "replication", "witness"],
+};
+const VIRTUAL_IP: Keys = Keys { of: "a virtual IP", known: &["address", "interface"], later: &[] };
+const RULE: Keys =
+    Keys { of: "a rule", known: &["protocol", "port", "balance"], later: &["weights", "evidence"] };
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Farm,
+}
+
+const KINDS: [(&str, Kind); 1] = [("farm", Kind::Farm)];
+const KINDS_LATER: [&str; 2] = ["mirror", "light"];
+const DELIVERIES: [(&str, Delivery); 1] = [("flood", Delivery::Flood)];
+const DELIVERIES_LATER: [&str; 2] = ["multicast", "directed"];
+const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+const BALANCES: [(&str, Balance); 3] = [
+    ("connection", Balance::Connection),
+    ("client", Balance::Client),
+    ("client_network", Balance::ClientNetwork),
+];
+
+impl Delivery {
+    /// The word of the configuration file, as for the others below.
+    pub fn name(self) -> &'static str {
+        word(&DELIVERIES, &self)
+    }
+}
+
+impl Protocol {
+    pub fn name(self) -> &'static str {
+        word(&PROTOCOLS, &self)
+    }
+}
+
+impl Balance {
+    pub fn name(self) -> &'static str {
+        word(&BALANCES, &self)
+    }
+}
+
+/// What the modules refer to, and what they may have once.
+pub(super) struct Surroundings<'a> {
+    /// None when the list of nodes is wrong itself: then names of nodes cannot be judged.
+    pub(super) nodes: Option<&'a [super::Node]>,
+    pub(super) node_addresses: Addresses,
+    pub(super) names: Unique<String>,
+    pub(super) virtual_ips: Unique<IpAddr>,
+}
+
+pub(super) fn modules(
+    node: &Node,
+    surroundings: &mut Surroundings<'_>,
+    findings: &mut Findings,
+) -> Option<Vec<Module>> {
+    let items = list(node, "modules", MODULES_MAX, "{ name: www, kind: farm, … }", findings)?;
+    let modules: Vec<_> = items.iter().map(|item| module(item, surroundings, findings)).collect();
+    modules.into_iter().collect()
+}
+
+fn module(node: &Node, surroundings: &mut Surroundings<'_>, findings: &mut Findings) -> Option<Module> {
+    // A module of a later kind has keys of its own: one message about the kind says it all.
+    if let Some(kind) = later_kind(node) {
+        choice(kind, "kind", &KINDS, &KINDS_LATER, findings);
+        return None;
+    }
+    let fields = Fields::open(node, &MODULE, findings)?;
+    let kind = fields
+        .required("kind", "kind: farm", findings)
+        .and_then(|node| choice(node, "kind", &KINDS, &KINDS_LATER, findings));
+    let farm = farm(&fields, surroundings, findings);
+    match kind? {
+        Kind::Farm => farm.map(Module::Farm),
+    }
+}
+
+fn later_kind(node: &Node) -> Option<&Node> {
+    let Value::Map(entries) = &node.value else {
+        return None;
+    };
+    let kind = &entries.iter().find(|entry| entry.key == "kind")?.value;
+    let Value::Text(word) = &kind.value else {
+        return None;
+    };
+    KINDS_LATER.contains(&word.as_str()).then_some(kind)
+}
+
+fn farm(fields: &Fields<'_>, surroundings: &mut Surroundings<'_>, findings: &mut Findings) -> Option<Farm> {
+    let name = unique_name(fields, "module", &mut surroundings.names, findings);
+    let nodes = match fields.optional("nodes") {
+        Some(node) => members(node, surroundings.nodes, findings),
+        None => surroundings.nodes.map(|nodes| (0..nodes.len()).map(|index| NodeId(index as u8)).collect()),
+    };
+    let virtual_ips = fields
+        .required("virtual_ips", "virtual_ips: [{ address: 10.99.0.100, interface: eth0 }]", findings)
+        .and_then(|node| virtual_ips(node, surroundings, findings));
+    let delivery = fields.optional("delivery").map_or(Some(Delivery::Flood), |node| {
+        choice(node, "delivery", &DELIVERIES, &DELIVERIES_LATER, findings)
+    });
+    let rules = fields
+        .required("rules", "rules: [{ protocol: tcp, port: 80 }]", findings)
+        .and_then(|node| rules(node, findings));
+    Some(Farm { name: name?, nodes: nodes?, virtual_ips: virtual_ips?, delivery: delivery?, rules: rules? })
+}
+
+fn members(node: &Node, nodes: Option<&[super::Node]>, findings: &mut Findings) -> Option<Vec<NodeId>> {
+    let items = list(node, "nodes", usize::from(u8::MAX), "web1", findings)?;
+    let mut seen = Unique::default();
+    let mut members = Vec::new();
+    for item in items {
+        let (Some(name), Some(nodes)) = (text(item, "a node's name", findings), nodes) else {
+            continue;
+        };
+        let Some(index) = nodes.iter().position(|node| node.name == name) else {
+            let hint = meant_or_allowed(name, nodes.iter().map(|node| node.name.as_str()));
+            findings.add(item.mark, format!("there is no node {}", quoted(name)), hint);
+            continue;
+        };
+        if let Err(first) = seen.insert(index, item.mark) {
+            findings.add_duplicate(
+                item.mark,
+                first,
+                format!("`{name}` is twice in `nodes`"),
+                "keep one of them",
+            );
+        }
+        members.push(NodeId(index as u8));
+    }
+    members.sort_unstable();
+    nodes.map(|_| members)
+}
+
+fn virtual_ips(
+    node: &Node,
+    surroundings: &mut Surroundings<'_>,
+    findings: &mut Findings,
+) -> Option<Vec<VirtualIp>> {
+    let example = "{ address: 10.99.0.100, interface: eth0 }";
+    let items = list(node, "virtual_ips", VIRTUAL_IPS_MAX, example, findings)?;
+    let virtual_ips: Vec<_> = items.iter().map(|item| virtual_ip(item, surroundings, findings)).collect();
+    virtual_ips.into_iter().collect()
+}
+
+fn virtual_ip(
+    node: &Node,
+    surroundings: &mut Surroundings<'_>,
+    findings: &mut Findings,
+) -> Option<VirtualIp> {
+    let fields = Fields::open(node, &VIRTUAL_IP, findings)?;
+    let address = fields
+        .required("address", "address: 10.99.0.100", findings)
+        .and_then(|node| virtual_address(node, surroundings, findings));
+    let interface =
+        fields.required("interface", "interface: eth0", findings).and_then(|node| interface(node, findings));
+    Some(VirtualIp { address: address?, interface: interface? })
+}
+
+fn virtual_address(
+    node: &Node,
+    surroundings: &mut Surroundings<'_>,
+    findings: &mut Findings,
+) -> Option<IpAddr> {
+    let address = ip(node, findings)?;
+    if address.is_loopback() {
+        let hint = "write an address of the clients' network";
+        findings.add(node.mark, format!("{address} never leaves its host"), hint);
+        return None;
+    }
+    if let Some(first) = surroundings.node_addresses.first(&address) {
+        let message = format!("the virtual IP {address} is the address of a node");
+        findings.add_duplicate(node.mark, first, message, "a virtual IP is an address of its own");
+    }
+    if let Err(first) = surroundings.virtual_ips.insert(address, node.mark) {
+        let hint = "a module has its own; write all its rules there";
+        findings.add_duplicate(node.mark, first, format!("the virtual IP {address} is there twice"), hint);
+    }
+    Some(address)
+}
+
+/// As the kernel has it (dev_valid_name): no slash, colon or blank, neither `.` nor `..`.
+fn interface(node: &Node, findings: &mut Findings) -> Option<String> {
+    let name = text(node, "an interface", findings)?;
+    let allowed = |c: char| c.is_ascii_graphic() && c != '/' && c != ':';
+    if name.is_empty()
+        || name.len() > INTERFACE_BYTES_MAX
+        || [".", ".."].contains(&name)
+        || !name.chars().all(allowed)
+    {
+        let hint = format!("write the name as `ip link` shows it, {INTERFACE_BYTES_MAX} characters at most");
+        findings.add(node.mark, format!("{} cannot be an interface", quoted(name)), hint);
+        return None;
+    }
+    Some(name.to_owned())
+}
+
+fn rules(node: &Node, findings: &mut Findings) -> Option<Vec<Rule>> {
+    let items = list(node, "rules", RULES_MAX, "{ protocol: tcp, port: 80 }", findings)?;
+    let mut seen = Unique::default();
+    let rules: Vec<_> = items.iter().map(|item| rule(item, &mut seen, findings)).collect();
+    rules.into_iter().collect()
+}
+
+fn rule(node: &Node, seen: &mut Unique<(&'static str, u16)>, findings: &mut Findings) -> Option<Rule> {
+    let fields = Fields::open(node, &RULE, findings)?;
+    let protocol = fields
+        .required("protocol", "protocol: tcp", findings)
+        .and_then(|node| choice(node, "protocol", &PROTOCOLS, &[], findings));
+    let port = fields.required("port", "port: 80", findings).and_then(|node| port(node, findings));
+    let balance = fields
+        .optional("balance")
+        .map_or(Some(Balance::Connection), |node| choice(node, "balance", &BALANCES, &[], findings));
+    let rule = Rule { protocol: protocol?, port: port?, balance: balance? };
+    let protocol = rule.protocol.name();
+    if let Err(first) = seen.insert((protocol, rule.port), node.mark) {
+        let message = format!("two rules are for {protocol} port {}", rule.port);
+        findings.add_duplicate(node.mark, first, message, "keep one of them");
+    }
+    Some(rule)
+}

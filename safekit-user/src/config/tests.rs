@@ -1,0 +1,198 @@
+//! Whole files: what is read, and everything that is refused.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+
+/// With everything a file can say.
+pub(super) const FARM: &str = "\
+cluster:
+  name: shop
+  key_file: cluster.key
+  networks:
+    - { name: lan }
+    - { name: backup, port: 4801 }
+  nodes:
+    - { name: web1, addresses: { lan: 10.99.0.1, backup: 10.98.0.1 } }
+    - { name: web2, addresses: { lan: 10.99.0.2 } }
+  heartbeat: { profile: fast }
+modules:
+  - name: www
+    kind: farm
+    virtual_ips:
+      - { address: 10.99.0.100, interface: eth0 }
+    rules:
+      - { protocol: tcp, port: 80, balance: client }
+      - { protocol: udp, port: 53 }
+";
+
+pub(super) fn parsed(text: &str) -> Config {
+    parse(text, "/etc/safekit/farm.yaml").unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn a_file_becomes_the_model() {
+    let expected = Config {
+        cluster: Cluster {
+            name: "shop".into(),
+            key_file: "/etc/safekit/cluster.key".into(),
+            networks: vec![
+                Network { name: "lan".into(), port: 4800 },
+                Network { name: "backup".into(), port: 4801 },
+            ],
+            nodes: vec![
+                Node { name: "web1".into(), addresses: vec![Some(ip("10.99.0.1")), Some(ip("10.98.0.1"))] },
+                Node { name: "web2".into(), addresses: vec![Some(ip("10.99.0.2")), None] },
+            ],
+            timing: Timing {
+                interval: Duration::from_millis(10),
+                timeout: Duration::from_millis(80),
+                lease: Duration::from_millis(40),
+            },
+        },
+        modules: vec![Module::Farm(Farm {
+            name: "www".into(),
+            nodes: vec![NodeId(0), NodeId(1)],
+            virtual_ips: vec![VirtualIp { address: ip("10.99.0.100"), interface: "eth0".into() }],
+            delivery: Delivery::Flood,
+            rules: vec![
+                Rule { protocol: Protocol::Tcp, port: 80, balance: Balance::Client },
+                Rule { protocol: Protocol::Udp, port: 53, balance: Balance::Connection },
+            ],
+        })],
+    };
+    assert_eq!(parsed(FARM), expected);
+}
+
+#[test]
+fn the_sample_is_a_farm() {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/farm.yaml");
+    let config = load(&sample).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.cluster.nodes.len(), 3);
+    assert_eq!(config.farms().count(), 1);
+    assert!(config.cluster.key_file.is_absolute(), "{}", config.cluster.key_file.display());
+}
+
+#[test]
+fn what_is_shown_reads_as_the_same() {
+    let own_times = "heartbeat: { interval: 20ms, timeout: 1s, lease: 90ms }";
+    let ipv6 = FARM.replace("10.99.0.100", "fd00::64");
+    let unlucky_names = FARM.replace("web1", "no").replace("web2", "\"7\"").replace("shop", "\"1e3\"");
+    for text in [FARM, &FARM.replace("heartbeat: { profile: fast }", own_times), &ipv6, &unlucky_names] {
+        let config = parsed(text);
+        let shown = effective(&config);
+        assert_eq!(parsed(&shown), config, "{shown}");
+    }
+}
+
+#[test]
+fn members_stand_in_the_order_of_the_cluster() {
+    let config = parsed(&FARM.replace("kind: farm", "kind: farm\n    nodes: [web2, web1]"));
+    assert_eq!(config.farms().next().unwrap().nodes, [NodeId(0), NodeId(1)]);
+}
+
+#[test]
+fn words_that_other_versions_of_yaml_take_for_values_are_names() {
+    let config = parsed(&FARM.replace("web1", "no").replace("web2", "010").replace("www", "yes"));
+    assert_eq!(config.node("no"), Some(NodeId(0)));
+    assert_eq!(config.node("010"), Some(NodeId(1)));
+}
+
+#[test]
+fn one_run_finds_all_errors_in_the_order_of_the_file() {
+    let text = FARM
+        .replace("port: 4801", "prot: 4801")
+        .replace("10.99.0.2 ", "10.99.0.300 ")
+        .replace("eth0", "an-interface-too-long")
+        .replace("port: 53", "port: 0");
+    let errors = parse(&text, "farm.yaml").unwrap_err();
+    let lines: Vec<usize> = errors.errors.iter().map(|error| error.at.as_ref().unwrap().line).collect();
+    assert_eq!(lines, [6, 9, 15, 18], "{errors}");
+}
+
+#[test]
+fn a_hundred_errors_are_twenty_and_a_number() {
+    let rules = "      - { port: 0 }\n".repeat(50);
+    let errors = parse(&format!("{FARM}{rules}"), "farm.yaml").unwrap_err();
+    assert_eq!((errors.errors.len(), errors.left_off), (20, 80));
+    assert!(errors.to_string().ends_with("and 80 more"));
+}
+
+#[test]
+fn the_128th_node_is_the_last() {
+    let file = |nodes: usize| {
+        let nodes: String = (1..=nodes)
+            .map(|n| {
+                format!("    - {{ name: n{n}, addresses: {{ lan: 10.1.{}.{} }} }}\n", n / 250, n % 250 + 1)
+            })
+            .collect();
+        let (head, rest) = FARM.split_once("    - { name: web1").unwrap();
+        let tail = &rest[rest.find("  heartbeat").unwrap()..];
+        parse(&format!("{head}{nodes}{tail}"), "farm.yaml")
+    };
+    assert_eq!(file(128).unwrap().cluster.nodes.len(), 128);
+    let errors = file(129).unwrap_err();
+    assert_eq!(errors.errors[0].message, "129 entries in `nodes`");
+    assert_eq!(errors.errors[0].at.as_ref().unwrap().line, 8 + 128, "the first that is too much");
+}
+
+/// Any damage to a file ends in errors or in a configuration, quickly, and never in a panic.
+#[test]
+fn damaged_files_never_panic() {
+    let mut seed = 1_u64;
+    let mut below = |bound: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % bound
+    };
+    let snippets = [
+        "\t",
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        "- ",
+        "&a ",
+        "*a",
+        "!t ",
+        "\n",
+        "'",
+        "\"",
+        "~",
+        "<<: ",
+        "? ",
+        "|\n",
+        "99999999999999999999",
+        "\u{feff}",
+        "\u{85}",
+        "%",
+        "---\n",
+    ];
+    let mut refused = 0;
+    for _ in 0..2_000 {
+        let mut text: Vec<char> = FARM.chars().collect();
+        for _ in 0..=below(3) {
+            let at = below(text.len());
+            match below(3) {
+                0 => drop(text.drain(at..(at + 1 + below(20)).min(text.len()))),
+                1 => text.splice(at..at, snippets[below(snippets.len())].chars()).for_each(drop),
+                _ => text.swap(at, below(FARM.len() / 2)),
+            }
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(errors) = parse(&text, "farm.yaml") {
+            refused += 1;
+            assert!(
+                !errors.errors.is_empty() && errors.errors.iter().all(|error| !error.hint.is_empty()),
+                "{errors}"
+            );
+        }
+    }
+    assert!(refused > 1_000, "most damage shows: {refused}");
+}
