@@ -19,11 +19,22 @@ const INTERFACE_BYTES_MAX: usize = 15;
 const MODULE: Keys = Keys {
     of: "a module",
     known: &["name", "kind", "nodes", "virtual_ips", "delivery", "rules"],
-    later: &["scripts", "checks", "failover", "replicate", "replication", "witness"],
+    later: &[
+        "scripts",
+        "services",
+        "variables",
+        "checks",
+        "failover",
+        "replicate",
+        "replication",
+        "witness",
+        "start",
+        "after",
+    ],
 };
 const VIRTUAL_IP: Keys = Keys { of: "a virtual IP", known: &["address", "interface"], later: &[] };
 const RULE: Keys =
-    Keys { of: "a rule", known: &["protocol", "port", "balance"], later: &["weights", "evidence"] };
+    Keys { of: "a rule", known: &["protocol", "port", "balance"], later: &["weights", "nodes", "evidence"] };
 
 #[derive(Clone, Copy)]
 enum Kind {
