@@ -1,1 +1,3 @@
-//! x
+//! The lab, and what the test tiers share.
+
+pub mod sim;
