@@ -76,11 +76,11 @@ impl World {
                 for network in self.which(network) {
                     self.net.deafen(network, node, self.now + span);
                 }
-                self.notice_deafness(node);
+                self.notice_deafness();
                 self.fault_after(span, Fault::Hear { node });
             }
             Fault::Hear { node } => {
-                self.notice_deafness(node);
+                self.notice_deafness();
                 self.check_overlap(node);
             }
             Fault::Mute { node, network, span } => {
@@ -90,12 +90,12 @@ impl World {
             }
             Fault::Unplug { node, span } => {
                 self.net.unplug(node, self.now + span);
-                self.notice_deafness(node);
+                self.notice_deafness();
                 self.arrive(node, Arrival::Other(Input::Carrier { up: false }));
                 self.fault_after(span, Fault::Plug { node });
             }
             Fault::Plug { node } => {
-                self.notice_deafness(node);
+                self.notice_deafness();
                 if !self.net.is_unplugged(node, self.now) {
                     self.arrive(node, Arrival::Other(Input::Carrier { up: true }));
                 }
@@ -103,9 +103,11 @@ impl World {
         }
     }
 
-    fn notice_deafness(&mut self, node: usize) {
-        let deaf = self.net.hears_nothing(node, self.now);
-        self.truth.deaf(node, deaf, self.now);
+    fn notice_deafness(&mut self) {
+        for node in 0..self.nodes.len() {
+            let deaf = self.net.is_deaf(0, node, self.now);
+            self.truth.deaf(node, deaf, self.now);
+        }
     }
 
     fn which(&self, network: Option<usize>) -> std::ops::Range<usize> {

@@ -92,10 +92,6 @@ impl Net {
         now < self.deaf[network * self.nodes + node]
     }
 
-    pub fn hears_nothing(&self, node: usize, now: Nanos) -> bool {
-        (0..self.networks).all(|network| self.is_deaf(network, node, now))
-    }
-
     /// When the datagram arrives at `to`, once for each copy.
     pub fn carry(
         &self,

@@ -94,11 +94,13 @@ impl Truth {
     /// The excused windows of the protocol. A partition without a relay: neither has had evidence of the other for
     /// longer than D; it ends with the first heartbeat that one of them processes. And the return of a broken
     /// receiver: a node that heard nothing at all for longer than D took itself for the only one left (see the engine's
-    /// lifecycle), until it hears the other; two intervals at most.
+    /// lifecycle), until it hears the other, or the other hears it
+    /// say so: two intervals, if they can hear each other.
     pub fn excuses(&self, a: usize, b: usize, now: Nanos, timing: &Timing) -> bool {
         let without = |by: usize, of: usize| now.saturating_sub(self.evidence[by][of]) > nanos(timing.timeout);
         let returned = |by: usize, of: usize| {
-            now - self.hears_since[by] < 2 * nanos(timing.interval) + 5 * MS && without(by, of)
+            let told = self.hears_since[by] + 2 * nanos(timing.interval) + 5 * MS;
+            self.hears_since[by] > 0 && (now < told || self.evidence[of][by] < told) && without(by, of)
         };
         (without(a, b) && without(b, a)) || returned(a, b) || returned(b, a)
     }

@@ -32,9 +32,6 @@ impl Engine {
         let said = Said { seq, state: beat.state, rx_ok: beat.rx_ok, view: beat.view };
         let challenge = self.voice.next_seq;
         let peer = &mut self.peers[usize::from(sender.0)];
-        if !self.setup.rules.boot_ids {
-            peer.forget_retired();
-        }
         let Some(life) = peer.life_of(tag, said, self.now, challenge) else { return };
         if seq <= life.direct_seq() {
             return; // a duplicate, a straggler or a replay
@@ -43,7 +40,7 @@ impl Engine {
         life.direct = Some((said, self.now));
         life.learn(said, self.now);
         life.same_config = Some(beat.config == self.setup.config);
-        self.held_news |= life.held != beat.held;
+        self.held_news |= unheard || life.held != beat.held;
         life.held = std::mem::take(&mut beat.held);
         life.keep_reports(beat.peers);
         let me = life.report_on(self.setup.me, self.tag).map(|report| report.best_seq);
@@ -101,11 +98,13 @@ impl Engine {
     }
 
     fn confirm(&mut self, node: NodeId) {
-        let needs_proof = self.setup.rules.boot_ids;
         let peer = &mut self.peers[usize::from(node.0)];
-        if peer.promote(|life| if needs_proof { life.is_proved() } else { life.direct.is_some() }) {
-            self.voice.urgent = true;
-        }
+        let confirmed = if self.setup.rules.boot_ids {
+            peer.promote(peers::Life::is_proved)
+        } else {
+            peer.believe_the_latest()
+        };
+        self.voice.urgent |= confirmed;
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::peers::Life;
+use super::peers::{Life, Peer};
 use super::rank::Ranks;
 use super::transition::{self, Gained, Lost};
 use super::view::Basis;
@@ -155,14 +155,14 @@ impl Ownership {
     }
 
     /// Collects what the peers report, silent ones included for HOLD. Says whether that changed.
-    fn hear_held<'a>(
-        &mut self,
-        lives: impl Iterator<Item = &'a Life>,
-        now: Instant,
-        silence: Duration,
-    ) -> bool {
+    fn hear_held(&mut self, peers: &[Peer], now: Instant, silence: Duration) -> bool {
         let mut runs = BucketBits::none(self.held_by_peers.capacity());
-        for life in lives.filter(|life| now.since(life.fresh) <= self.hold) {
+        let lately = |life: &&Life| now.since(life.fresh) <= self.hold;
+        // A life that cannot prove itself can have connections all the same.
+        if peers.iter().flat_map(|peer| &peer.candidates).any(|life| lately(&life)) {
+            runs.words_mut().fill(u64::MAX);
+        }
+        for life in peers.iter().filter_map(|peer| peer.life.as_ref()).filter(lately) {
             // Heard by way of a third node only: what it holds is not known. And one that goes by a view without me
             // may own anything, which it does not report. Both may hold connections anywhere.
             let unheard = life.direct.is_none_or(|(_, at)| life.fresh.since(at) > silence);
@@ -205,8 +205,7 @@ impl Engine {
                 group.take(now);
             }
             let expired = tick && group.gained.expire(now, group.hold);
-            let lives = self.peers.iter().filter_map(|peer| peer.life.as_ref());
-            let held = (tick || news) && group.hear_held(lives, now, silence);
+            let held = (tick || news) && group.hear_held(&self.peers, now, silence);
             group.changed |= released || taken || expired || held;
             self.voice.urgent |= released;
         }

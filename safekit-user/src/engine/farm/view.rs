@@ -161,14 +161,16 @@ impl Engine {
     ///
     /// A life that I hear and that has never heard me cannot prove itself; if it is real, it serves. A recording
     /// looks the same, so this is the narrowest case that covers a link broken in one direction since the peer
-    /// started: nothing else is heard of that node, and the life has been speaking for L_y, without me in its view.
+    /// started: nothing else is heard of that node, and the life has been speaking for L_y, without me in its view
+    /// or with word of my present life.
     /// An attacker needs a stretch of a life that ended before mine began, recorded while this node was down.
     fn may_serve_unproved(&self, life: &Life) -> bool {
         let lately = self.setup.timing.yield_after();
+        let knows_me = life.report_on(self.setup.me, self.tag).is_some();
         let apart = life.same_config == Some(true)
             && life.best.rx_ok
             && life.best.state != MemberState::Leaving
-            && !life.best.view.contains(self.setup.me)
+            && (!life.best.view.contains(self.setup.me) || knows_me)
             && self.is_fresh(life);
         let steady = life.fresh.since(life.first) >= lately;
         let met_now = self.member.claim.is_none_or(|claim| self.now.since(claim.at) < lately);
@@ -182,7 +184,8 @@ impl Engine {
             let rules = life.same_config == Some(true) && life.best.rx_ok && self.is_fresh(life);
             let acts = match life.best.state {
                 MemberState::Active | MemberState::Announce => true,
-                MemberState::Joining => self.may_be_active_by_now(node),
+                // Heard steadily it does nothing, and one that woke late has old answers at first.
+                MemberState::Joining => self.now.since(life.fresh) > 2 * self.setup.timing.interval,
                 MemberState::Leaving => false,
             };
             let yielded = self.basis.yields.contains(node);
