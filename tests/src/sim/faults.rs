@@ -2,33 +2,81 @@
 
 use safekit::engine::farm::Input;
 
+use super::Nanos;
 use super::node::{Arrival, Process};
 use super::world::World;
-use super::Nanos;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// SIGSTOP: the process stands still, its kernel does not. Datagrams wait; the oldest may be lost.
-    Pause { node: usize, span: Nanos },
-    Resume { node: usize, token: u32 },
+    Pause {
+        node: usize,
+        span: Nanos,
+    },
+    Resume {
+        node: usize,
+        token: u32,
+    },
     /// The whole machine stands still and does not notice: its clock stood still as well.
-    HiddenPause { node: usize, span: Nanos },
-    HiddenResume { node: usize, span: Nanos },
+    /// Afterwards the daemon runs `late` after the kernel.
+    HiddenPause {
+        node: usize,
+        span: Nanos,
+        late: Nanos,
+    },
+    HiddenResume {
+        node: usize,
+        span: Nanos,
+        late: Nanos,
+    },
     /// The daemon dies; its parent closes the kernel and says so, or is killed with it.
-    Crash { node: usize, obituary: bool },
-    PowerOff { node: usize },
-    Start { node: usize },
-    Leave { node: usize, drain: Nanos },
+    Crash {
+        node: usize,
+        obituary: bool,
+    },
+    PowerOff {
+        node: usize,
+    },
+    Start {
+        node: usize,
+    },
+    Leave {
+        node: usize,
+        drain: Nanos,
+    },
     /// On that network, or on all.
-    Cut { from: usize, to: usize, network: Option<usize>, span: Nanos },
+    Cut {
+        from: usize,
+        to: usize,
+        network: Option<usize>,
+        span: Nanos,
+    },
     /// Nodes whose bit is set on the one side, the others on the other.
-    Split { side: u16, span: Nanos },
-    Deafen { node: usize, network: Option<usize>, span: Nanos },
+    Split {
+        side: u16,
+        span: Nanos,
+    },
+    Deafen {
+        node: usize,
+        network: Option<usize>,
+        span: Nanos,
+    },
     /// A receiver works again.
-    Hear { node: usize },
-    Mute { node: usize, network: Option<usize>, span: Nanos },
-    Unplug { node: usize, span: Nanos },
-    Plug { node: usize },
+    Hear {
+        node: usize,
+    },
+    Mute {
+        node: usize,
+        network: Option<usize>,
+        span: Nanos,
+    },
+    Unplug {
+        node: usize,
+        span: Nanos,
+    },
+    Plug {
+        node: usize,
+    },
 }
 
 impl World {
@@ -37,19 +85,18 @@ impl World {
         match fault {
             Fault::Pause { node, span } => self.pause(node, span),
             Fault::Resume { node, token } => self.resume(node, token),
-            Fault::HiddenPause { node, span } => {
+            Fault::HiddenPause { node, span, late } => {
                 if self.nodes[node].process == Process::Running {
                     self.nodes[node].process = Process::Paused;
                     self.nodes[node].kernel.up = false;
-                    self.nodes[node].token += 1;
-                    self.fault_after(span, Fault::HiddenResume { node, span });
+                    self.fault_after(span, Fault::HiddenResume { node, span, late });
                 }
             }
-            Fault::HiddenResume { node, span } => {
+            Fault::HiddenResume { node, span, late } => {
                 self.nodes[node].ahead -= span;
                 self.nodes[node].kernel.up = true;
                 let token = self.nodes[node].token;
-                self.resume(node, token);
+                self.fault_after(late, Fault::Resume { node, token });
             }
             Fault::Crash { node, obituary } => self.crash(node, obituary),
             Fault::PowerOff { node } => {
@@ -142,7 +189,7 @@ impl World {
         }
         sleeper.process = Process::Running;
         sleeper.wake_at = Nanos::MAX;
-        if self.rng.bool() {
+        if sleeper.kernel.up && self.rng.bool() {
             let mut lost = self.rng.usize(0..=sleeper.inbox.len());
             sleeper.inbox.retain(|arrival| {
                 lost = lost.saturating_sub(1);

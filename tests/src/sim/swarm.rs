@@ -45,7 +45,8 @@ impl Swarm {
             0 => Timing::FAST,
             _ => Timing::DEFAULT,
         };
-        let mut common = Common { timing, rules: self.rules, hold: Duration::from_millis(600), ..Common::of(nodes) };
+        let mut common =
+            Common { timing, rules: self.rules, hold: Duration::from_millis(600), ..Common::of(nodes) };
         if draw.u8(0..8) == 0 && nodes > 2 {
             common.weights[draw.usize(0..nodes)] = 0;
         }
@@ -78,12 +79,7 @@ impl Swarm {
 
 fn weather(draw: &mut fastrand::Rng) -> Weather {
     let mut maybe = |odds: u8, value: f64| if draw.u8(0..odds) == 0 { value * draw.f64() } else { 0.0 };
-    Weather {
-        loss: maybe(2, 0.25),
-        duplicate: maybe(3, 0.2),
-        spike: maybe(2, 0.02),
-        replay: maybe(2, 0.2),
-    }
+    Weather { loss: maybe(2, 0.25), duplicate: maybe(3, 0.2), spike: maybe(2, 0.02), replay: maybe(2, 0.2) }
 }
 
 /// The faults of one run: kinds that this seed has, at moments that this seed draws, all over before the quiet.

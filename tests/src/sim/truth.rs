@@ -97,7 +97,8 @@ impl Truth {
     /// lifecycle), until it hears the other, or the other hears it
     /// say so: two intervals, if they can hear each other.
     pub fn excuses(&self, a: usize, b: usize, now: Nanos, timing: &Timing) -> bool {
-        let without = |by: usize, of: usize| now.saturating_sub(self.evidence[by][of]) > nanos(timing.timeout);
+        let without =
+            |by: usize, of: usize| now.saturating_sub(self.evidence[by][of]) > nanos(timing.timeout);
         let returned = |by: usize, of: usize| {
             let told = self.hears_since[by] + 2 * nanos(timing.interval) + 5 * MS;
             self.hears_since[by] > 0 && (now < told || self.evidence[of][by] < told) && without(by, of)

@@ -5,6 +5,9 @@ use super::peers::{self, Acked, Said};
 use crate::types::{NodeId, Seq};
 use crate::wire::heartbeat::{Beat, Body, Heartbeat, PeerReport, RelayedAck};
 
+/// Heartbeats in a row.
+const MISSED: u64 = 3;
+
 impl Engine {
     pub(super) fn hear(&mut self, heartbeat: Heartbeat) {
         let Heartbeat { sender, boot, seq, body } = heartbeat;
@@ -37,6 +40,7 @@ impl Engine {
             return; // a duplicate, a straggler or a replay
         }
         let unheard = life.direct.is_none();
+        let missed = seq.0 - life.direct_seq().0 > MISSED;
         life.direct = Some((said, self.now));
         life.learn(said, self.now);
         life.same_config = Some(beat.config == self.setup.config);
@@ -47,8 +51,8 @@ impl Engine {
         if let Some(acked) = me.and_then(|seq| self.voice.sent(seq)) {
             life.acknowledge(acked);
         }
-        // Both sides of a first contact need an answer: do not wait for the next interval.
-        self.voice.urgent |= unheard;
+        // Both sides of a first contact need an answer, and so do those that have not heard each other for a while.
+        self.voice.urgent |= unheard || missed;
         self.confirm(sender);
         if self.peers[usize::from(sender.0)].is_confirmed(tag) {
             self.hear_relayed(sender, &beat.acks);

@@ -306,10 +306,7 @@ impl Engine {
             "a node that is not active is in nobody's view, its own included"
         );
         assert!(self.view.members.minus(self.nodes).is_empty(), "members are nodes of the configuration");
-        assert!(
-            !self.basis.yields.contains(self.setup.me),
-            "a node does not yield to itself"
-        );
+        assert!(!self.basis.yields.contains(self.setup.me), "a node does not yield to itself");
         assert!(
             self.member.claim.is_none_or(|claim| claim.first <= self.voice.next_seq),
             "a claim is made by the next heartbeat at the latest"

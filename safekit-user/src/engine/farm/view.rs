@@ -103,7 +103,8 @@ impl Engine {
         let ghosts = self.nodes.iter().filter(|node| self.peers[usize::from(node.0)].ghost_until.is_some());
         let counted = self.view.members.union(ghosts.collect());
         let serve = self.may_serve(counted.without(self.setup.me).is_empty());
-        let unheard = self.nodes.without(self.setup.me).iter().filter(|node| self.may_be_active_by_now(*node));
+        let unheard =
+            self.nodes.without(self.setup.me).iter().filter(|node| self.may_be_active_by_now(*node));
         let live = counted.union(unheard.collect());
         let yields = if serve && self.setup.rules.yielding {
             self.nodes.without(self.setup.me).iter().filter(|node| self.yields_to(*node)).collect()
