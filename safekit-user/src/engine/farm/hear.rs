@@ -5,6 +5,9 @@ use super::peers::{self, Acked, Said};
 use crate::types::{NodeId, Seq};
 use crate::wire::heartbeat::{Beat, Body, Heartbeat, PeerReport, RelayedAck};
 
+/// Heartbeats in a row.
+const MISSED: u64 = 3;
+
 impl Engine {
     pub(super) fn hear(&mut self, heartbeat: Heartbeat) {
         let Heartbeat { sender, boot, seq, body } = heartbeat;
@@ -32,26 +35,24 @@ impl Engine {
         let said = Said { seq, state: beat.state, rx_ok: beat.rx_ok, view: beat.view };
         let challenge = self.voice.next_seq;
         let peer = &mut self.peers[usize::from(sender.0)];
-        if !self.setup.rules.boot_ids {
-            peer.forget_retired();
-        }
         let Some(life) = peer.life_of(tag, said, self.now, challenge) else { return };
         if seq <= life.direct_seq() {
             return; // a duplicate, a straggler or a replay
         }
         let unheard = life.direct.is_none();
+        let missed = seq.0 - life.direct_seq().0 > MISSED;
         life.direct = Some((said, self.now));
         life.learn(said, self.now);
         life.same_config = Some(beat.config == self.setup.config);
-        self.held_news |= life.held != beat.held;
+        self.held_news |= unheard || life.held != beat.held;
         life.held = std::mem::take(&mut beat.held);
         life.keep_reports(beat.peers);
         let me = life.report_on(self.setup.me, self.tag).map(|report| report.best_seq);
         if let Some(acked) = me.and_then(|seq| self.voice.sent(seq)) {
             life.acknowledge(acked);
         }
-        // Both sides of a first contact need an answer: do not wait for the next interval.
-        self.voice.urgent |= unheard;
+        // Both sides of a first contact need an answer, and so do those that have not heard each other for a while.
+        self.voice.urgent |= unheard || missed;
         self.confirm(sender);
         if self.peers[usize::from(sender.0)].is_confirmed(tag) {
             self.hear_relayed(sender, &beat.acks);
@@ -101,11 +102,13 @@ impl Engine {
     }
 
     fn confirm(&mut self, node: NodeId) {
-        let needs_proof = self.setup.rules.boot_ids;
         let peer = &mut self.peers[usize::from(node.0)];
-        if peer.promote(|life| if needs_proof { life.is_proved() } else { life.direct.is_some() }) {
-            self.voice.urgent = true;
-        }
+        let confirmed = if self.setup.rules.boot_ids {
+            peer.promote(peers::Life::is_proved)
+        } else {
+            peer.believe_the_latest()
+        };
+        self.voice.urgent |= confirmed;
     }
 }
 

@@ -40,10 +40,16 @@ pub(super) struct Member {
     pub(super) rx_ok: bool,
     /// My first heartbeat that claims a share, while one does. A peer that has not acknowledged it may have taken my
     /// buckets when I gave them up, so I yield to it.
-    pub(super) claim: Option<Seq>,
+    pub(super) claim: Option<Claim>,
     woke: Option<Woke>,
     leaving: Option<Leaving>,
     pub(super) left: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Claim {
+    pub(super) first: Seq,
+    pub(super) at: Instant,
 }
 
 /// R7: no member has answered yet what was sent from then on.
@@ -189,7 +195,7 @@ impl Engine {
         self.member.claim = match self.member.claim {
             _ if !self.is_active() || !self.member.rx_ok => None,
             Some(claim) => Some(claim),
-            None => Some(self.voice.next_seq),
+            None => Some(Claim { first: self.voice.next_seq, at: self.now }),
         };
         self.end_of_wait();
     }
@@ -233,15 +239,24 @@ impl Engine {
         self.nodes.iter().find(strange)
     }
 
-    /// R7 ends when every member has answered, or when those that have not are dealt with by their silence (R4).
+    /// R7 ends when everybody has answered who is or may become a member, or when those that have not are dealt with
+    /// by the lease's second term and by yielding (R4, R5).
     fn end_of_wait(&mut self) {
         let Some(woke) = self.member.woke else { return };
         let answered = |node: NodeId| {
             let life = self.peers[usize::from(node.0)].life.as_ref();
-            life.is_none_or(|life| life.acked_seq() >= woke.first)
+            life.is_none_or(|life| {
+                life.acked_seq() >= woke.first
+                    || life.best.state == MemberState::Leaving
+                    || !life.best.rx_ok
+                    || !self.is_fresh(life)
+            })
         };
-        let others = self.view.members.without(self.setup.me);
-        if others.iter().all(answered) || self.now.since(woke.at) >= self.setup.timing.timeout {
+        let waited = self.now.since(woke.at);
+        let timing = &self.setup.timing;
+        // Also who is not known yet gets the time to be heard.
+        let heard_all = waited >= timing.interval * 5 / 4 && self.nodes.iter().all(answered);
+        if heard_all || waited >= timing.timeout {
             self.member.woke = None;
         }
     }

@@ -11,7 +11,7 @@
 //! ```text
 //! hear       heartbeat -> what each peer said, knows and acknowledged        R1, boot ids
 //! lifecycle  Joining -> Announce -> Active -> Leaving; late, deaf, unplugged  R7, R8, R9, R12
-//! view       who is a member; to whom I yield, and what                       R2, R3, R4
+//! view       who is a member; to whom I yield                                 R2, R3, R4
 //! ownership  release -> table;  take, in a later step                         R3, R6
 //! lease      until when the kernel may accept                                 R5
 //! speak      release written? then say so                                     R6
@@ -310,12 +310,9 @@ impl Engine {
             "a node that is not active is in nobody's view, its own included"
         );
         assert!(self.view.members.minus(self.nodes).is_empty(), "members are nodes of the configuration");
+        assert!(!self.basis.yields.contains(self.setup.me), "a node does not yield to itself");
         assert!(
-            self.basis.yields.iter().all(|given| given.to != self.setup.me),
-            "a node does not yield to itself"
-        );
-        assert!(
-            self.member.claim.is_none_or(|claim| claim <= self.voice.next_seq),
+            self.member.claim.is_none_or(|claim| claim.first <= self.voice.next_seq),
             "a claim is made by the next heartbeat at the latest"
         );
         assert!(

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::peers::Life;
+use super::peers::{Life, Peer};
 use super::rank::Ranks;
 use super::transition::{self, Gained, Lost};
 use super::view::Basis;
 use super::{Engine, Group, Output, Setup, Table, View};
-use crate::types::{Bucket, BucketBits, EventKind, GroupId, Instant, NodeId, NodeSet, ViewId};
+use crate::types::snapshot::MemberState;
+use crate::types::{Bucket, BucketBits, EventKind, GroupId, Instant, NodeId, ViewId};
 use crate::wire::heartbeat::{HELD_RUN, Held};
 
 #[derive(Debug)]
@@ -108,7 +109,9 @@ impl Ownership {
 
     /// Releases at once what the basis no longer allows, and arranges for the rest to be taken.
     fn rebase(&mut self, basis: &Basis, now: Instant) -> bool {
-        self.allowed = BucketBits::from_fn(self.mine.capacity(), |bucket| self.may_own(basis, bucket));
+        let serve = basis.serve && !basis.yields.iter().any(|node| self.ranks.may_own(node));
+        let is_mine = |bucket| serve && self.ranks.first(bucket, basis.live) == Some(self.me);
+        self.allowed = BucketBits::from_fn(self.mine.capacity(), is_mine);
         let mut released = self.mine.clone();
         transition::remove_all(&mut released, &self.allowed);
         let mut takes = self.allowed.clone();
@@ -120,13 +123,6 @@ impl Ownership {
         transition::keep_only(&mut self.mine, &self.allowed);
         self.lost.add(now, released);
         true
-    }
-
-    fn may_own(&self, basis: &Basis, bucket: Bucket) -> bool {
-        let given = |to: NodeId, among: NodeSet| self.ranks.first(bucket, among) == Some(to);
-        basis.serve
-            && self.ranks.first(bucket, basis.live) == Some(self.me)
-            && !basis.yields.iter().any(|part| given(part.to, part.among))
     }
 
     fn take(&mut self, now: Instant) {
@@ -159,16 +155,19 @@ impl Ownership {
     }
 
     /// Collects what the peers report, silent ones included for HOLD. Says whether that changed.
-    fn hear_held<'a>(
-        &mut self,
-        lives: impl Iterator<Item = &'a Life>,
-        now: Instant,
-        silence: Duration,
-    ) -> bool {
+    fn hear_held(&mut self, peers: &[Peer], now: Instant, silence: Duration) -> bool {
         let mut runs = BucketBits::none(self.held_by_peers.capacity());
-        for life in lives.filter(|life| now.since(life.fresh) <= self.hold) {
-            // Heard by way of a third node only: what it holds is not known, so it may hold anything.
-            if life.direct.is_none_or(|(_, at)| life.fresh.since(at) > silence) {
+        let lately = |life: &&Life| now.since(life.fresh) <= self.hold;
+        // A life that cannot prove itself can have connections all the same.
+        if peers.iter().flat_map(|peer| &peer.candidates).any(|life| lately(&life)) {
+            runs.words_mut().fill(u64::MAX);
+        }
+        for life in peers.iter().filter_map(|peer| peer.life.as_ref()).filter(lately) {
+            // Heard by way of a third node only: what it holds is not known. And one that goes by a view without me
+            // may own anything, which it does not report. Both may hold connections anywhere.
+            let unheard = life.direct.is_none_or(|(_, at)| life.fresh.since(at) > silence);
+            let apart = life.best.state == MemberState::Active && !life.best.view.contains(self.me);
+            if unheard || apart || !life.best.rx_ok {
                 runs.words_mut().fill(u64::MAX);
             }
             let reported = life.held.iter().find(|held| held.group == self.id);
@@ -206,8 +205,7 @@ impl Engine {
                 group.take(now);
             }
             let expired = tick && group.gained.expire(now, group.hold);
-            let lives = self.peers.iter().filter_map(|peer| peer.life.as_ref());
-            let held = (tick || news) && group.hear_held(lives, now, silence);
+            let held = (tick || news) && group.hear_held(&self.peers, now, silence);
             group.changed |= released || taken || expired || held;
             self.voice.urgent |= released;
         }

@@ -183,23 +183,28 @@ impl Peer {
         self.life.iter_mut().chain(&mut self.candidates).find(|life| life.tag == tag)
     }
 
-    /// Makes a candidate that has proved itself the life that counts: the one before it is over. (Both were alive
-    /// after something of mine; the candidate was after it was first heard of, so it is the later one.)
+    /// Makes a candidate that has proved itself the life that counts; the one before it is over. What tells the later
+    /// of two lives is what they acknowledged: a late word of an earlier life may prove that it lived, too.
     pub(super) fn promote(&mut self, proved: impl Fn(&Life) -> bool) -> bool {
         let Some(place) = self.candidates.iter().position(proved) else { return false };
-        let life = self.candidates.swap_remove(place);
-        if let Some(old) = self.life.replace(life) {
+        let proved = self.candidates.swap_remove(place);
+        let later = self.life.as_ref().is_none_or(|life| proved.acked_seq() > life.acked_seq());
+        let over = if later { self.life.replace(proved) } else { Some(proved) };
+        if let Some(over) = over {
             if self.retired.len() >= RETIRED_MAX {
                 self.retired.pop_front();
             }
-            self.retired.push_back(old.tag);
+            self.retired.push_back(over.tag);
         }
-        true
+        later
     }
 
-    /// With the rule of boot ids off, no life is ever over.
-    pub(super) fn forget_retired(&mut self) {
-        self.retired.clear();
+    /// With the rule of boot ids off: whatever was heard last is the node.
+    pub(super) fn believe_the_latest(&mut self) -> bool {
+        let heard = self.candidates.iter().position(|life| life.direct.is_some());
+        let Some(place) = heard else { return false };
+        self.life = Some(self.candidates.swap_remove(place));
+        true
     }
 
     pub(super) fn lives(&self) -> impl Iterator<Item = &Life> {

@@ -54,6 +54,11 @@ impl Ranks {
         ranks
     }
 
+    /// Weight 0 may not.
+    pub fn may_own(&self, node: NodeId) -> bool {
+        self.nodes.iter().any(|contender| contender.id == node)
+    }
+
     /// The owner of `bucket` when exactly `live` are there.
     #[inline]
     pub fn first(&self, bucket: Bucket, live: NodeSet) -> Option<NodeId> {

@@ -20,6 +20,11 @@ impl Engine {
         self.nodes.without(self.setup.me).iter().map(|node| self.peer(node)).collect()
     }
 
+    /// First four bytes of the boot that counts as that node; none while no boot of it has proved itself.
+    pub fn life(&self, node: NodeId) -> Option<u32> {
+        self.peers.get(usize::from(node.0))?.life.as_ref().map(|life| life.tag)
+    }
+
     fn peer(&self, node: NodeId) -> PeerStatus {
         let peer = &self.peers[usize::from(node.0)];
         let life = peer.life.as_ref();

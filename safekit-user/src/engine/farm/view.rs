@@ -9,16 +9,10 @@ use crate::types::{Departure, EventKind, Instant, NodeId, NodeSet, ViewId};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Basis {
     pub(super) serve: bool,
-    /// The members, and those who were until a moment ago.
+    /// The members, those who were until a moment ago, and those who may have become one unheard.
     pub(super) live: NodeSet,
-    pub(super) yields: Vec<Yield>,
-}
-
-/// Every bucket that `to` would own if only `among` were there (`to` is one of them) is given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Yield {
-    pub(super) to: NodeId,
-    pub(super) among: NodeSet,
+    /// To each of these I give up all that it would own alone.
+    pub(super) yields: NodeSet,
 }
 
 impl Engine {
@@ -107,82 +101,96 @@ impl Engine {
     /// What the tables follow from, now.
     pub(super) fn new_basis(&self) -> Basis {
         let ghosts = self.nodes.iter().filter(|node| self.peers[usize::from(node.0)].ghost_until.is_some());
-        let live = self.view.members.union(ghosts.collect());
-        let serve = self.may_serve(live.without(self.setup.me).is_empty());
-        let mut yields = Vec::new();
-        if serve && self.setup.rules.yielding {
-            yields.extend(self.nodes.without(self.setup.me).iter().filter_map(|node| self.yield_to(node)));
-        }
+        let counted = self.view.members.union(ghosts.collect());
+        let serve = self.may_serve(counted.without(self.setup.me).is_empty());
+        let unheard =
+            self.nodes.without(self.setup.me).iter().filter(|node| self.may_be_active_by_now(*node));
+        let live = counted.union(unheard.collect());
+        let yields = if serve && self.setup.rules.yielding {
+            self.nodes.without(self.setup.me).iter().filter(|node| self.yields_to(*node)).collect()
+        } else {
+            NodeSet::EMPTY
+        };
         Basis { serve, live, yields }
     }
 
-    /// R4: the peer may act as if I were not there, or may soon.
-    fn yield_to(&self, node: NodeId) -> Option<Yield> {
+    /// R4: the peer may act as if I were not there, or may soon. Then everything that it could own is given up, not
+    /// only what it would own among the members that I know: whoever misses me may miss them as well, and a moment
+    /// later.
+    fn yields_to(&self, node: NodeId) -> bool {
         let peer = &self.peers[usize::from(node.0)];
-        let life = match &peer.life {
-            Some(life) if self.is_fresh(life) || peer.ghost_until.is_some() => {
-                self.may_miss_me(life).then_some(life)?
-            }
-            Some(_) | None => peer.candidates.iter().find(|life| self.may_serve_unproved(life))?,
-        };
-        let lately = self.setup.timing.yield_after();
-        let heard = |other: &NodeId| {
-            let other = self.peers[usize::from(other.0)].life.as_ref();
-            other.is_some_and(|other| self.now.since(other.fresh) <= lately)
-        };
-        // It may know less than its view says by now: who has been silent to me may be gone for it.
-        let others = self.view.members.without(self.setup.me).without(node);
-        let among = others.iter().filter(|other| life.best.view.contains(*other) && heard(other));
-        Some(Yield { to: node, among: among.collect::<NodeSet>().with(node) })
+        match &peer.life {
+            Some(life) if self.is_fresh(life) => self.may_miss_me(life),
+            Some(_) | None => peer.candidates.iter().any(|life| self.may_serve_unproved(life)),
+        }
     }
 
     /// Whether a peer that goes by my rules owns, or will own before I hear of it, what should be mine.
-    pub(super) fn may_miss_me(&self, life: &Life) -> bool {
+    fn may_miss_me(&self, life: &Life) -> bool {
         if life.same_config != Some(true) || !life.best.rx_ok {
             return false;
         }
-        let timing = &self.setup.timing;
+        // It has not heard yet that I take part: it may have taken what I gave up, or be about to take everything.
+        let unclaimed = self.member.claim.is_none_or(|claim| life.acked_seq() < claim.first);
         // Silence is no lack of answer: its last evidence is compared with what it knew of me then.
-        let unanswered = life.fresh.since(life.acked_sent()) > timing.yield_after();
+        let unanswered = life.fresh.since(life.acked_sent()) > self.setup.timing.yield_after();
         match life.best.state {
-            MemberState::Joining | MemberState::Leaving => false,
-            MemberState::Announce => unanswered,
-            MemberState::Active => {
-                let excluded = !life.best.view.contains(self.setup.me);
-                let claimed = self.member.claim.is_some_and(|claim| life.acked_seq() >= claim);
-                // Silent to me, and maybe I to it, a little longer than it is to me: be gone before it acts.
-                let forgotten = self.now.since(life.acked_sent()) > timing.timeout - GHOST;
-                excluded || !claimed || unanswered || forgotten
-            }
+            MemberState::Leaving => false,
+            // A node that woke late has old answers at first; it does nothing for D.
+            MemberState::Joining => unclaimed,
+            MemberState::Announce => unclaimed || unanswered,
+            MemberState::Active => unclaimed || unanswered || !life.best.view.contains(self.setup.me),
         }
     }
 
+    /// It was on its way to become active when it fell silent. If that was because we were parted, it may own buckets
+    /// now in which it ranks above me, for as long as it may believe that I am there.
+    fn may_be_active_by_now(&self, node: NodeId) -> bool {
+        let Some(life) = &self.peers[usize::from(node.0)].life else { return false };
+        let on_its_way = match life.best.state {
+            MemberState::Joining | MemberState::Announce => true,
+            MemberState::Active | MemberState::Leaving => false,
+        };
+        let silent = self.now.since(life.fresh) > self.setup.timing.yield_after();
+        on_its_way && silent && self.is_fresh(life) && life.same_config == Some(true) && life.best.rx_ok
+    }
+
+    /// A life that has not proved itself may be real.
+    ///
+    /// It proves itself within a round trip if it hears me. So while my own claim is new, I wait for those that I hear
+    /// before I take anything: they may hold what I gave up.
+    ///
     /// A life that I hear and that has never heard me cannot prove itself; if it is real, it serves. A recording
     /// looks the same, so this is the narrowest case that covers a link broken in one direction since the peer
-    /// started: nothing else is heard of that node, and the life has been speaking for L_y, without me in its view.
+    /// started: nothing else is heard of that node, and the life has been speaking for L_y, without me in its view
+    /// or with word of my present life.
     /// An attacker needs a stretch of a life that ended before mine began, recorded while this node was down.
     fn may_serve_unproved(&self, life: &Life) -> bool {
-        let serves = match life.best.state {
-            MemberState::Announce | MemberState::Active => life.best.rx_ok,
-            MemberState::Joining | MemberState::Leaving => false,
-        };
-        serves
-            && life.same_config == Some(true)
-            && !life.best.view.contains(self.setup.me)
-            && self.is_fresh(life)
-            && life.fresh.since(life.first) >= self.setup.timing.yield_after()
+        let lately = self.setup.timing.yield_after();
+        let knows_me = life.report_on(self.setup.me, self.tag).is_some();
+        let apart = life.same_config == Some(true)
+            && life.best.rx_ok
+            && life.best.state != MemberState::Leaving
+            && (!life.best.view.contains(self.setup.me) || knows_me)
+            && self.is_fresh(life);
+        let steady = life.fresh.since(life.first) >= lately;
+        let met_now = self.member.claim.is_none_or(|claim| self.now.since(claim.at) < lately);
+        apart && (steady || (met_now && life.best.state == MemberState::Active))
     }
 
     /// R5's second term: when the first peer to which I do not yield may begin to miss me.
     pub(super) fn missed_from(&self) -> Option<Instant> {
         let threats = self.nodes.without(self.setup.me).iter().filter_map(|node| {
-            let peer = &self.peers[usize::from(node.0)];
-            let life = peer.life.as_ref()?;
-            let counts = self.is_fresh(life) || peer.ghost_until.is_some();
-            let acts = matches!(life.best.state, MemberState::Active | MemberState::Announce);
-            let rules = life.same_config == Some(true) && life.best.rx_ok;
-            let yielded = self.setup.rules.yielding && self.may_miss_me(life);
-            (counts && acts && rules && !yielded).then(|| life.acked_sent() + self.setup.timing.timeout)
+            let life = self.peers[usize::from(node.0)].life.as_ref()?;
+            let rules = life.same_config == Some(true) && life.best.rx_ok && self.is_fresh(life);
+            let acts = match life.best.state {
+                MemberState::Active | MemberState::Announce => true,
+                // Heard steadily it does nothing, and one that woke late has old answers at first.
+                MemberState::Joining => self.now.since(life.fresh) > 2 * self.setup.timing.interval,
+                MemberState::Leaving => false,
+            };
+            let yielded = self.basis.yields.contains(node);
+            (rules && acts && !yielded).then(|| life.acked_sent() + self.setup.timing.timeout)
         });
         threats.min()
     }
