@@ -249,7 +249,7 @@ impl World {
         let proved = self.nodes[node].life(sender) == Some(tag);
         if proved {
             self.truth.direct(node, sender, datagram.sent, self.now);
-        } else if self.now - since > nanos(self.common.timing.yield_after()) + 10 * MS {
+        } else if datagram.sent.saturating_sub(since) > nanos(self.common.timing.yield_after()) + 10 * MS {
             self.truth.learned(node, sender, datagram.sent, self.now);
         }
         for other in (0..self.nodes.len()).filter(|_| proved) {
