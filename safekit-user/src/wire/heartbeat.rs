@@ -58,10 +58,12 @@ pub struct PeerReport {
     pub direct_seq: Seq,
     /// Newest heartbeat that it knows of, relayed ones included: the acknowledgement (R4, R5).
     pub best_seq: Seq,
-    /// The next four are what `direct_seq` said, so that evidence never travels more than one hop.
+    /// The next five are what `direct_seq` said, so that evidence never travels more than one hop.
     pub state: MemberState,
     pub rx_ok: bool,
     pub same_config: bool,
+    /// It reported live connections in buckets of others; in which, only it can tell.
+    pub holds: bool,
     pub view: NodeSet,
 }
 
@@ -169,6 +171,7 @@ mod tests {
             state: MemberState::Active,
             rx_ok: true,
             same_config: true,
+            holds: true,
             view: NodeSet(0b1011),
         };
         Body::Beat(Beat {

@@ -97,6 +97,7 @@ fn arrange(world: &mut World, draw: &mut fastrand::Rng, networks: usize) {
 
 const KINDS: u8 = 11;
 
+#[derive(Clone, Copy)]
 struct Drawn {
     kind: u8,
     at: Nanos,

@@ -204,7 +204,8 @@ impl World {
 
     pub fn arrive(&mut self, node: usize, arrival: Arrival) {
         let receiver = &mut self.nodes[node];
-        if receiver.process == Process::Dead || receiver.inbox.len() >= INBOX_MAX {
+        let full = receiver.inbox.len() >= INBOX_MAX && matches!(arrival, Arrival::Datagram(_));
+        if receiver.process == Process::Dead || full {
             return;
         }
         receiver.inbox.push_back(arrival);
@@ -249,7 +250,7 @@ impl World {
         let proved = self.nodes[node].life(sender) == Some(tag);
         if proved {
             self.truth.direct(node, sender, datagram.sent, self.now);
-        } else if self.now - since > nanos(self.common.timing.yield_after()) + 10 * MS {
+        } else if datagram.sent.saturating_sub(since) > nanos(self.common.timing.yield_after()) + 10 * MS {
             self.truth.learned(node, sender, datagram.sent, self.now);
         }
         for other in (0..self.nodes.len()).filter(|_| proved) {
@@ -394,7 +395,7 @@ impl World {
     fn check_packet(&mut self, holder: usize, connection: Connection) {
         let bucket = connection.bucket;
         if self.nodes[holder].starves(bucket, self.now) {
-            self.violate(format!("node {holder} drops its own connection in bucket {bucket}"));
+            self.violate(&format!("node {holder} drops its own connection in bucket {bucket}"));
         }
         for other in (0..self.nodes.len()).filter(|other| *other != holder) {
             let resets = self.nodes[other].resets(bucket, self.now) && !self.net.is_deaf(0, other, self.now);
@@ -406,7 +407,7 @@ impl World {
                     let lost = table.is_some_and(|table| table.transitional.contains(Bucket(bucket)));
                     self.say(holder, &format!("holds it as {}", if lost { "lost" } else { "its own" }));
                 }
-                self.violate(format!("node {other} resets a connection of node {holder} in bucket {bucket}, opened {age} ms ago, heard {heard} ms ago"));
+                self.violate(&format!("node {other} resets a connection of node {holder} in bucket {bucket}, opened {age} ms ago, heard {heard} ms ago"));
             }
         }
     }
@@ -437,7 +438,7 @@ impl World {
             let shared: u32 = a.iter().zip(b).map(|(a, b)| (a & b).count_ones()).sum();
             if shared > 0 && !self.truth.excuses(node, other, self.now, &self.common.timing) {
                 let ages = self.truth.ages_ms(node, other, self.now);
-                self.violate(format!(
+                self.violate(&format!(
                     "nodes {node} and {other} both accept {shared} buckets, heard {ages:?} ms ago"
                 ));
             }
@@ -451,7 +452,7 @@ impl World {
         let among = engine.view().members.minus(self.weightless());
         let wrong = table.mine.iter().find(|b| self.naive.first(usize::from(b.0), among) != Some(me));
         if let Some(bucket) = wrong {
-            self.violate(format!("node {node} takes {bucket:?}, which is not its own by its view"));
+            self.violate(&format!("node {node} takes {bucket:?}, which is not its own by its view"));
         }
     }
 
@@ -464,7 +465,7 @@ impl World {
             return;
         }
         if until > now + timing.lease {
-            self.violate(format!("node {node} has a lease of {:?}", until.since(now)));
+            self.violate(&format!("node {node} has a lease of {:?}", until.since(now)));
         }
         let Some(engine) = &self.nodes[node].engine else { return };
         let me = NodeId(node as u8);
@@ -474,7 +475,7 @@ impl World {
         let kept = !engine.table(GROUP).mine.is_empty() && !self.weightless().contains(peer);
         if kept {
             let over = until.since(self.nodes[node].acked(peer) + timing.timeout);
-            self.violate(format!(
+            self.violate(&format!(
                 "the lease of node {node} outlasts what node {} acknowledged by {over:?}",
                 peer.0
             ));
@@ -518,7 +519,7 @@ impl World {
         for node in &alive {
             let view = self.nodes[*node].engine.as_ref().map(|engine| engine.view().members);
             if view != Some(everybody) {
-                self.violate(format!("in the quiet, node {node} sees {view:?} of {everybody:?}"));
+                self.violate(&format!("in the quiet, node {node} sees {view:?} of {everybody:?}"));
             }
         }
         for bucket in 0..BUCKETS {
@@ -526,14 +527,16 @@ impl World {
                 (0..self.nodes.len()).filter(|node| self.takes(*node, bucket as u16)).collect();
             let owner = self.naive.first(bucket, owners).map(|node| usize::from(node.0));
             if takers.first().copied() != owner || takers.len() > 1 {
-                self.violate(format!("in the quiet, bucket {bucket} of {owner:?} is accepted by {takers:?}"));
+                self.violate(&format!(
+                    "in the quiet, bucket {bucket} of {owner:?} is accepted by {takers:?}"
+                ));
                 return;
             }
         }
     }
 
-    pub fn violate(&mut self, what: String) {
-        self.say(usize::MAX, &what);
+    pub fn violate(&mut self, what: &str) {
+        self.say(usize::MAX, what);
         if self.trace && self.violation.is_none() {
             for node in &self.nodes {
                 println!(

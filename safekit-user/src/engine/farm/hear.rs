@@ -32,7 +32,8 @@ impl Engine {
     }
 
     fn hear_beat(&mut self, sender: NodeId, tag: u32, seq: Seq, mut beat: Beat) {
-        let said = Said { seq, state: beat.state, rx_ok: beat.rx_ok, view: beat.view };
+        let holds = !beat.held.is_empty();
+        let said = Said { seq, state: beat.state, rx_ok: beat.rx_ok, holds, view: beat.view };
         let challenge = self.voice.next_seq;
         let peer = &mut self.peers[usize::from(sender.0)];
         let Some(life) = peer.life_of(tag, said, self.now, challenge) else { return };
@@ -90,8 +91,13 @@ impl Engine {
         if !other || report.direct_seq == Seq(0) {
             return;
         }
-        let said =
-            Said { seq: report.direct_seq, state: report.state, rx_ok: report.rx_ok, view: report.view };
+        let said = Said {
+            seq: report.direct_seq,
+            state: report.state,
+            rx_ok: report.rx_ok,
+            holds: report.holds,
+            view: report.view,
+        };
         let challenge = self.voice.next_seq;
         let peer = &mut self.peers[usize::from(report.node.0)];
         let Some(life) = peer.life_of(report.boot_tag, said, self.now, challenge) else { return };

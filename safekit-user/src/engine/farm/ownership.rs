@@ -163,9 +163,10 @@ impl Ownership {
             runs.words_mut().fill(u64::MAX);
         }
         for life in peers.iter().filter_map(|peer| peer.life.as_ref()).filter(lately) {
-            // Heard by way of a third node only: what it holds is not known. And one that goes by a view without me
-            // may own anything, which it does not report. Both may hold connections anywhere.
-            let unheard = life.direct.is_none_or(|(_, at)| life.fresh.since(at) > silence);
+            // Third nodes tell that it holds connections, not where. And one that goes by a view without me may own
+            // anything, which it does not report. Both may hold connections anywhere.
+            let unheard = life.direct.is_none_or(|(_, at)| life.fresh.since(at) > silence)
+                || (life.best.holds && life.best.seq > life.direct_seq());
             let apart = life.best.state == MemberState::Active && !life.best.view.contains(self.me);
             if unheard || apart || !life.best.rx_ok {
                 runs.words_mut().fill(u64::MAX);
@@ -182,13 +183,13 @@ impl Ownership {
 }
 
 impl Engine {
-    /// Brings the tables into line with the facts. Not while answers are awaited (R7): the kernel is shut then, so
-    /// nothing hangs on the tables, and most waits end with the table that was there before.
+    /// Brings the tables into line with the facts. While answers are awaited (R7) the kernel is shut, so to whom I
+    /// yield makes no difference; most waits end with the table that was there before.
     pub(super) fn own(&mut self, tick: bool) {
+        let mut basis = self.new_basis();
         if self.waits_for_answers() {
-            return;
+            basis.yields = self.basis.yields;
         }
-        let basis = self.new_basis();
         let rebased = basis != self.basis;
         self.basis = basis;
         if !self.basis.serve {

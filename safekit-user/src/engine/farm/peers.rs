@@ -26,13 +26,20 @@ pub(super) struct Said {
     pub(super) seq: Seq,
     pub(super) state: MemberState,
     pub(super) rx_ok: bool,
+    /// It has live connections in buckets of others.
+    pub(super) holds: bool,
     pub(super) view: NodeSet,
 }
 
 impl Said {
     /// An obituary is a last word that nothing can be newer than; so it is relayed like any other.
-    pub(super) const DEAD: Self =
-        Self { seq: OBITUARY_SEQ, state: MemberState::Leaving, rx_ok: false, view: NodeSet::EMPTY };
+    pub(super) const DEAD: Self = Self {
+        seq: OBITUARY_SEQ,
+        state: MemberState::Leaving,
+        rx_ok: false,
+        holds: false,
+        view: NodeSet::EMPTY,
+    };
 
     pub(super) fn is_dead(&self) -> bool {
         self.seq == OBITUARY_SEQ

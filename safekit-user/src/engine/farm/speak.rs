@@ -177,6 +177,7 @@ fn report(node: NodeId, life: &Life, counts: bool) -> PeerReport {
         state: direct.map_or(life.best.state, |said| said.state),
         rx_ok: direct.is_some_and(|said| said.rx_ok),
         same_config: life.same_config == Some(true),
+        holds: direct.is_some_and(|said| said.holds),
         view: direct.map_or(crate::types::NodeSet::EMPTY, |said| said.view),
     }
 }

@@ -183,12 +183,8 @@ impl Engine {
         let threats = self.nodes.without(self.setup.me).iter().filter_map(|node| {
             let life = self.peers[usize::from(node.0)].life.as_ref()?;
             let rules = life.same_config == Some(true) && life.best.rx_ok && self.is_fresh(life);
-            let acts = match life.best.state {
-                MemberState::Active | MemberState::Announce => true,
-                // Heard steadily it does nothing, and one that woke late has old answers at first.
-                MemberState::Joining => self.now.since(life.fresh) > 2 * self.setup.timing.interval,
-                MemberState::Leaving => false,
-            };
+            // Also one that said that it is only joining: if I hear that late, it may act by now.
+            let acts = life.best.state != MemberState::Leaving;
             let yielded = self.basis.yields.contains(node);
             (rules && acts && !yielded).then(|| life.acked_sent() + self.setup.timing.timeout)
         });
