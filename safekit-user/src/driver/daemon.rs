@@ -121,6 +121,7 @@ impl Life {
         let sealer = Sealer::new(&self.key, name, self.me, self.boot);
         let opener = Opener::new(&self.key, name, self.config.cluster.nodes.len());
         let nodes = self.config.cluster.nodes.len();
+        let timing = self.config.cluster.timing;
         let (done, ended) = oneshot::channel();
         std::thread::Builder::new()
             .name("heartbeat".into())
@@ -128,6 +129,7 @@ impl Life {
                 reporter.note_realtime(realtime::raise_priority().is_ok());
                 let runtime = Runtime {
                     engine,
+                    timing,
                     sockets,
                     datapath,
                     sealer,

@@ -26,7 +26,7 @@ use super::inbox::{Request, Requests};
 use super::report::Reporter;
 use crate::engine::farm::{Engine, Input, Output};
 use crate::engine::reach::{Admission, Reach};
-use crate::types::{Event, EventKind, Instant, NetworkId, Snapshot};
+use crate::types::{Event, EventKind, Instant, NetworkId, Snapshot, Timing};
 use crate::wire::heartbeat::{self, Body, Heartbeat};
 use crate::wire::seal::{Opener, Sealer};
 
@@ -36,8 +36,6 @@ const DATAGRAMS_PER_TURN_MAX: usize = 256;
 const PUBLISH_INTERVAL_MAX: Duration = Duration::from_millis(250);
 /// Changes closer together than this are shown together.
 const PUBLISH_INTERVAL_MIN: Duration = Duration::from_millis(20);
-/// How often the kernel is asked whether any frame arrived at all (R12).
-const FRAMES_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -49,6 +47,7 @@ pub enum Error {
 
 pub struct Runtime {
     pub engine: Engine,
+    pub timing: Timing,
     pub sockets: Sockets,
     pub datapath: Datapath,
     pub sealer: Sealer,
@@ -76,7 +75,8 @@ impl Runtime {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         let mut sealed = Vec::with_capacity(DATAGRAM_BYTES_MAX);
         let mut published = Instant::default();
-        let mut frames = FrameWatch::default();
+        // The engine wants to know within half of L_y that frames arrive (R12).
+        let mut frames = FrameWatch::every(self.timing.yield_after() / 3);
         let mut dirty = true;
         let mut ready = Ready { requests: true, datagrams: true };
         loop {
@@ -233,15 +233,19 @@ struct Ready {
 }
 
 /// Whether frames arrive on the virtual IP's network, looked at now and then.
-#[derive(Default)]
 struct FrameWatch {
+    interval: Duration,
     looked: Instant,
     count: u64,
 }
 
 impl FrameWatch {
+    fn every(interval: Duration) -> Self {
+        Self { interval, looked: Instant::default(), count: 0 }
+    }
+
     fn due(&mut self, now: Instant) -> bool {
-        let due = self.looked + FRAMES_INTERVAL <= now;
+        let due = self.looked + self.interval <= now;
         if due {
             self.looked = now;
         }
