@@ -1,6 +1,6 @@
 //! `cargo xtask setup`: from rustup and Debian to a machine that builds and tests.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
@@ -49,7 +49,7 @@ fn rust_src() -> anyhow::Result<bool> {
 }
 
 fn bpf_linker() -> anyhow::Result<bool> {
-    let version = Command::new("bpf-linker").arg("--version").output();
+    let version = Command::new(linker_path()).arg("--version").output();
     let expected = format!("bpf-linker {BPF_LINKER_VERSION}");
     if version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).trim() == expected) {
         return Ok(false);
@@ -57,6 +57,16 @@ fn bpf_linker() -> anyhow::Result<bool> {
     step(&format!("setup: bpf-linker {BPF_LINKER_VERSION} (compiles for two to three minutes)"));
     cargo(["install", "bpf-linker", "--version", BPF_LINKER_VERSION, "--locked", "--force"])?;
     Ok(true)
+}
+
+/// Where the build looks for it too: on the path, or where cargo installs.
+fn linker_path() -> PathBuf {
+    if on_path("bpf-linker") {
+        return "bpf-linker".into();
+    }
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo")));
+    home.unwrap_or_default().join("bin/bpf-linker")
 }
 
 fn on_path(program: &str) -> bool {

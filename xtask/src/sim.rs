@@ -2,13 +2,19 @@
 
 use std::ffi::OsString;
 
+use anyhow::bail;
+
 use crate::{cargo, setup, step};
 
 pub(crate) fn run(arguments: &[OsString]) -> anyhow::Result<()> {
+    let Some((what, rest)) = arguments.split_first() else { bail!("say what: `cargo xtask sim --table`") };
+    if what != "--table" {
+        bail!("there is no {}; there is: --table [--runs N]", what.display());
+    }
     setup::run()?;
     step("sim: the engines of whole farms on a virtual clock");
     let mut command: Vec<OsString> =
         ["run", "--quiet", "--package", "safekit-tests", "--bin", "sim-table", "--"].map(Into::into).to_vec();
-    command.extend_from_slice(arguments);
+    command.extend_from_slice(rest);
     cargo(command)
 }
