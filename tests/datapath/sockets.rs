@@ -2,11 +2,14 @@
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::time::Duration;
 
+use rustix::net::sockopt;
 use safekit_ebpf::Reason;
 use safekit_ebpf::verdict::Standing;
 use safekit_tests::filter::{Host, Kernel, VIP, action, in_namespace, ip, uniform};
 use safekit_tests::packets::{ACK, Packet, SYN};
+use safekit_tests::wire::Wire;
 
 /// A client's address on the loopback interface of the namespace.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 7);
@@ -67,6 +70,43 @@ fn past_the_lease_only_live_connections_pass() {
         assert_eq!((kernel.datapath.test_run(&segment)?.0, kernel.datapath.test_run(&opening)?.0), (2, 1));
         assert_eq!(kernel.counted(Reason::Kept), 1);
         assert_eq!(kernel.counted(Reason::LeaseOver), 1);
+        Ok(())
+    })
+    .expect("the filter runs");
+}
+
+/// With SYN cookies there is no socket until the last packet of the handshake, which therefore has to be recognised. One
+/// namespace only: all namespaces of a kernel share the cookies' secret.
+#[test]
+fn the_last_packet_of_a_handshake_by_cookie_is_recognised() {
+    in_namespace(|| {
+        ip(&["address", "add", &format!("{VIP}/32"), "dev", "lo"])?;
+        ip(&["address", "add", &format!("{CLIENT}/32"), "dev", "lo"])?;
+        std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2")?;
+        let listener = TcpListener::bind((VIP, 80))?;
+        let wire = Wire::on("lo")?;
+        let connection = TcpStream::connect((VIP, 80))?;
+        let client = own_end(&connection)?;
+        let offer = wire.receive(|frame| frame.get(47) == Some(&(SYN | ACK)))?;
+        let number = |at: usize| u32::from_be_bytes(std::array::from_fn(|byte| offer[at + byte]));
+        let (cookie, next) = (number(38), number(42));
+        // Both ends go without a trace: no socket may answer for the cookie.
+        let (server, _) = listener.accept()?;
+        sockopt::set_socket_linger(&server, Some(Duration::ZERO))?;
+        drop(server);
+        drop(connection);
+
+        let mut kernel = Kernel::load()?;
+        kernel.set_lease(true)?;
+        kernel.write_table(&uniform(Standing::Gained))?;
+        let last = |acknowledged: u32| {
+            let packet = Packet::ipv4(*client.ip(), VIP);
+            packet.tcp_numbered([client.port(), 80], ACK, next, acknowledged).build()
+        };
+        let mut passes =
+            |acknowledged| kernel.datapath.test_run(&last(acknowledged)).map(|(action, _)| action == 2);
+        assert!(!passes(cookie.wrapping_add(12_345))?, "a guessed cookie");
+        assert!(passes(cookie.wrapping_add(1))?, "the cookie");
         Ok(())
     })
     .expect("the filter runs");

@@ -4,3 +4,4 @@ pub mod filter;
 pub mod lab;
 pub mod packets;
 pub mod sim;
+pub mod wire;

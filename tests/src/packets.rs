@@ -78,11 +78,35 @@ impl Packet {
     }
 
     pub fn tcp(self, source: u16, target: u16, flags: u8) -> Self {
+        self.tcp_numbered([source, target], flags, 1, 2)
+    }
+
+    /// From and to these ports, with sequence and acknowledgement number.
+    pub fn tcp_numbered(self, ports: [u16; 2], flags: u8, sequence: u32, acknowledgement: u32) -> Self {
         let mut header = Vec::new();
-        header.extend(source.to_be_bytes());
-        header.extend(target.to_be_bytes());
-        header.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        header.extend(ports.iter().flat_map(|port| port.to_be_bytes()));
+        header.extend(sequence.to_be_bytes());
+        header.extend(acknowledgement.to_be_bytes());
+        header.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
         self.transport(6, header)
+    }
+
+    /// With the checksums of IPv4 and TCP filled in, for a stack that looks at them.
+    pub fn build_for_a_stack(&self) -> Vec<u8> {
+        let mut frame = self.build();
+        let (ip, tcp) = frame[14..].split_at_mut(20);
+        ip[10..12].fill(0);
+        let sum = checksum(ip, 0);
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+        // The pseudo header: both addresses, the protocol, the length.
+        let pseudo =
+            ip[12..20].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>()
+                + 6
+                + tcp.len() as u32;
+        tcp[16..18].fill(0);
+        let sum = checksum(tcp, pseudo);
+        tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+        frame
     }
 
     pub fn udp(self, source: u16, target: u16) -> Self {
@@ -143,4 +167,14 @@ impl Packet {
         frame.extend(&self.transport);
         frame
     }
+}
+
+/// RFC 1071, over an even number of bytes.
+fn checksum(bytes: &[u8], initial: u32) -> u16 {
+    let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let mut sum = initial + words.sum::<u32>();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
 }
