@@ -2,4 +2,16 @@
 //!
 //! `no_std` and free of any kernel: the same functions decide in the XDP program, in unit tests, under mutation
 //! and in the table that compares both.
+//!
+//! ```text
+//! frame -> packet::parse -> vip? -> packet::parse_transport -> rule? -> flow::bucket -> table -> verdict -> count
+//! ```
 #![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod abi;
+pub mod flow;
+pub mod packet;
+pub mod verdict;

@@ -1,3 +1,279 @@
-//! The XDP entry.
+//! The XDP entry: what the kernel calls for each frame.
 #![no_std]
 #![no_main]
+
+mod maps;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{bpf_sock_tuple, xdp_action};
+use aya_ebpf::helpers::{
+    bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie,
+};
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use safekit_ebpf::abi::{Address, Rule, RuleKey, Vip};
+use safekit_ebpf::flow::{Bucket, HashKey};
+use safekit_ebpf::packet::{Frame, FrameMut, Ip, OFFSET_MAX, Plain, Tcp, Version};
+use safekit_ebpf::verdict::{BucketState, Evidence, Verdict, World, apply, decide};
+
+#[xdp]
+pub fn safekit_farm(context: XdpContext) -> u32 {
+    let mut frame = XdpFrame::of(&context);
+    let decision = decide(&frame, &Kernel { context: &context });
+    maps::count(&decision);
+    // The frame is as long as it was when it was read, so this cannot fail; if it did, it would not be ours to pass.
+    if apply(&mut frame, &decision.verdict).is_none() {
+        return xdp_action::XDP_DROP;
+    }
+    match decision.verdict {
+        Verdict::NotFarm | Verdict::Ours { own_mac: _ } => xdp_action::XDP_PASS,
+        Verdict::Drop => xdp_action::XDP_DROP,
+        Verdict::Answer(_) => xdp_action::XDP_TX,
+    }
+}
+
+/// Both clocks, read together: `[jiffies64, boot ns]` in the first sixteen bytes. Boot time is read last, so the tick
+/// that it is paired with had already begun.
+#[xdp]
+pub fn safekit_clock(context: XdpContext) -> u32 {
+    // SAFETY: both helpers only return a number.
+    let reading = unsafe { Clocks([bpf_jiffies64(), bpf_ktime_get_boot_ns()]) };
+    match XdpFrame::of(&context).write(0, reading) {
+        Some(()) => xdp_action::XDP_PASS,
+        None => xdp_action::XDP_ABORTED,
+    }
+}
+
+/// The floor of a measurement.
+#[xdp]
+pub fn safekit_empty(_context: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
+/// Gives a frame (Ethernet, IPv4 without options, TCP) another of 65,536 clients, scattered, and calls the program
+/// under measurement: 256 addresses with 256 ports each.
+#[xdp]
+pub fn safekit_flows(context: XdpContext) -> u32 {
+    const SOURCE_LAST_BYTE: usize = 29;
+    const SOURCE_PORT: usize = 34;
+    let flow = maps::next_flow().wrapping_mul(40_503);
+    let mut frame = XdpFrame::of(&context);
+    let port = [0x80, (flow >> 8) as u8];
+    if frame.write(SOURCE_LAST_BYTE, [flow as u8]).is_none() || frame.write(SOURCE_PORT, port).is_none() {
+        return xdp_action::XDP_ABORTED;
+    }
+    // SAFETY: the verifier checks the target; when there is none, control comes back.
+    unsafe { maps::next_program().tail_call(&context, 0) };
+    xdp_action::XDP_ABORTED
+}
+
+/// The frame between `data` and `data_end`.
+struct XdpFrame {
+    data: usize,
+    end: usize,
+}
+
+impl XdpFrame {
+    #[inline(always)]
+    fn of(context: &XdpContext) -> Self {
+        Self { data: context.data(), end: context.data_end() }
+    }
+
+    /// Where a `T` lies at `offset`. The verifier follows both comparisons.
+    #[inline(always)]
+    fn at<T>(&self, offset: usize) -> Option<usize> {
+        if offset > OFFSET_MAX {
+            return None;
+        }
+        let place = self.data + offset;
+        (place + size_of::<T>() <= self.end).then_some(place)
+    }
+}
+
+impl Frame for XdpFrame {
+    #[inline(always)]
+    fn read<T: Plain>(&self, offset: usize) -> Option<T> {
+        let place = self.at::<T>(offset)?;
+        // SAFETY: `at` has checked that T lies within the frame; any bytes are a T; the read may be misaligned.
+        Some(unsafe { (place as *const T).read_unaligned() })
+    }
+}
+
+impl FrameMut for XdpFrame {
+    #[inline(always)]
+    fn write<T: Plain>(&mut self, offset: usize, value: T) -> Option<()> {
+        let place = self.at::<T>(offset)?;
+        // SAFETY: `at` has checked that T lies within the frame, which is ours while the program runs.
+        unsafe { (place as *mut T).write_unaligned(value) };
+        Some(())
+    }
+}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Clocks([u64; 2]);
+// SAFETY: two integers have neither padding nor invalid bit patterns.
+unsafe impl Plain for Clocks {}
+
+/// The world as the kernel sees it.
+struct Kernel<'a> {
+    context: &'a XdpContext,
+}
+
+impl World for Kernel<'_> {
+    #[inline(always)]
+    fn hash_key(&self) -> HashKey {
+        maps::hash_key()
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        self.context.ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    fn vip(&self, address: Address) -> Option<Vip> {
+        maps::vip(address)
+    }
+
+    #[inline(always)]
+    fn rule(&self, key: RuleKey) -> Option<Rule> {
+        maps::rule(key)
+    }
+
+    #[inline(always)]
+    fn bucket(&self, group: u16, bucket: Bucket) -> BucketState {
+        maps::bucket(group, bucket)
+    }
+
+    /// Ticks cost one load; the exact clock costs 40 ns. The driver states the lease so that ticks are safe, and
+    /// chooses the exact clock where they would shorten the lease too much (see `driver/datapath/clock.rs`).
+    #[inline(always)]
+    fn lease_holds(&self) -> bool {
+        let lease = maps::lease();
+        if maps::clock_is_precise() {
+            // SAFETY: the helper only returns a number.
+            unsafe { bpf_ktime_get_boot_ns() < lease.boot_ns }
+        } else {
+            // SAFETY: the helper only returns a number.
+            unsafe { bpf_jiffies64() < lease.jiffies }
+        }
+    }
+
+    #[inline(always)]
+    fn evidence(&self, ip: &Ip, tcp: &Tcp) -> Evidence {
+        let (mut tuple, length) = socket_tuple(ip, tcp);
+        // SAFETY: context and tuple live; the reference that comes back is released below, on the only path.
+        let socket =
+            unsafe { bpf_skc_lookup_tcp(self.context.as_ptr(), &raw mut tuple, length, CURRENT_NETNS, 0) };
+        if socket.is_null() {
+            return Evidence::None;
+        }
+        // SAFETY: not null, and we hold a reference; `state` is readable for every kind of socket (Linux 5.2).
+        let listens = unsafe { (*socket).state } == TCP_LISTEN;
+        let evidence = if !listens {
+            Evidence::Connection
+        } else if self.acknowledges_cookie(socket.cast(), ip, tcp) {
+            Evidence::Cookie
+        } else {
+            Evidence::None
+        };
+        // SAFETY: the reference from above, released once.
+        unsafe { bpf_sk_release(socket.cast()) };
+        evidence
+    }
+}
+
+const TCP_LISTEN: u32 = 10;
+/// The network namespace of the device that the frame came in by.
+const CURRENT_NETNS: u64 = u64::MAX;
+
+impl Kernel<'_> {
+    /// The kernel reads no further than the fixed headers, although options may follow (`bpf_tcp_check_syncookie`,
+    /// Linux 5.2 to 6.18).
+    #[inline(always)]
+    fn acknowledges_cookie(&self, listener: *mut core::ffi::c_void, ip: &Ip, tcp: &Tcp) -> bool {
+        let frame = XdpFrame::of(self.context);
+        let Some(tcp_header) = frame.at::<[u8; TCP_HEADER]>(tcp.offset) else { return false };
+        match ip.version {
+            Version::V4 => {
+                let Some(header) = frame.at::<[u8; IPV4_HEADER]>(ip.offset) else { return false };
+                check_cookie(listener, header, IPV4_HEADER, tcp_header)
+            }
+            Version::V6 => {
+                let Some(header) = frame.at::<[u8; IPV6_HEADER]>(ip.offset) else { return false };
+                check_cookie(listener, header, IPV6_HEADER, tcp_header)
+            }
+        }
+    }
+}
+
+const TCP_HEADER: usize = 20;
+const IPV4_HEADER: usize = 20;
+const IPV6_HEADER: usize = 40;
+
+#[inline(always)]
+fn check_cookie(listener: *mut core::ffi::c_void, ip: usize, ip_length: usize, tcp: usize) -> bool {
+    // SAFETY: both headers lie within the frame for the lengths given, and the listener is held by the caller.
+    let answer = unsafe {
+        bpf_tcp_check_syncookie(
+            listener,
+            ip as *mut core::ffi::c_void,
+            ip_length as u32,
+            tcp as *mut _,
+            TCP_HEADER as u32,
+        )
+    };
+    answer == 0
+}
+
+/// The connection as a socket of this node would have it, in network order; the length tells the family.
+#[inline(always)]
+fn socket_tuple(ip: &Ip, tcp: &Tcp) -> (bpf_sock_tuple, u32) {
+    // SAFETY: integers only.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let (sport, dport) = (tcp.source.to_be(), tcp.destination.to_be());
+    match ip.version {
+        Version::V4 => {
+            let v4 = aya_ebpf::bindings::bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+                saddr: (ip.source.1 as u32).to_be(),
+                daddr: (ip.destination.1 as u32).to_be(),
+                sport,
+                dport,
+            };
+            tuple.__bindgen_anon_1.ipv4 = v4;
+            (tuple, size_of_val(&v4) as u32)
+        }
+        Version::V6 => {
+            let v6 = aya_ebpf::bindings::bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
+                saddr: words(ip.source),
+                daddr: words(ip.destination),
+                sport,
+                dport,
+            };
+            tuple.__bindgen_anon_1.ipv6 = v6;
+            (tuple, size_of_val(&v6) as u32)
+        }
+    }
+}
+
+#[inline(always)]
+fn words(address: Address) -> [u32; 4] {
+    [
+        ((address.0 >> 32) as u32).to_be(),
+        (address.0 as u32).to_be(),
+        ((address.1 >> 32) as u32).to_be(),
+        (address.1 as u32).to_be(),
+    ]
+}
+
+/// GPL-compatible, as the clock and cookie helpers ask.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses a program from which this can be reached; nothing in it panics.
+    loop {}
+}

@@ -1,0 +1,102 @@
+//! The maps and the load-time constants, behind names: no other file of the kernel side knows how they are laid out.
+
+use aya_ebpf::Global;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, PerCpuArray, ProgramArray};
+use safekit_ebpf::abi::{
+    self, Address, CounterRow, GROUPS_MAX, Lease, REASON_SLOTS, RULE_SLOTS, Rule, RuleKey, SCOPES,
+    TABLE_WORDS, Table, VIP_SLOTS, Vip,
+};
+use safekit_ebpf::flow::{Bucket, HashKey};
+use safekit_ebpf::verdict::{BucketState, Decision};
+
+#[unsafe(no_mangle)]
+static HASH_KEY: Global<HashKey> = Global::new([0; 2]);
+#[unsafe(no_mangle)]
+static VIP_SEED: Global<u64> = Global::new(1);
+#[unsafe(no_mangle)]
+static RULE_SEED: Global<u64> = Global::new(1);
+#[unsafe(no_mangle)]
+static CLOCK: Global<u64> = Global::new(abi::CLOCK_PRECISE);
+
+#[map]
+static VIPS: Array<Vip> = Array::with_max_entries(VIP_SLOTS as u32, 0);
+#[map]
+static RULES: Array<Rule> = Array::with_max_entries(RULE_SLOTS as u32, 0);
+#[map]
+static ACTIVE: Array<u32> = Array::with_max_entries(GROUPS_MAX as u32, 0);
+#[map]
+static TABLES: Array<Table> = Array::with_max_entries(2 * GROUPS_MAX as u32, 0);
+#[map]
+static LEASE: Array<Lease> = Array::with_max_entries(1, 0);
+#[map]
+static COUNTERS: PerCpuArray<CounterRow> = PerCpuArray::with_max_entries(SCOPES as u32, 0);
+#[map]
+static NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+static FLOW: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+#[inline(always)]
+pub(crate) fn hash_key() -> HashKey {
+    HASH_KEY.load()
+}
+
+/// Whether the filter reads the clock that is exact to the nanosecond.
+#[inline(always)]
+pub(crate) fn clock_is_precise() -> bool {
+    CLOCK.load() == abi::CLOCK_PRECISE
+}
+
+#[inline(always)]
+pub(crate) fn vip(address: Address) -> Option<Vip> {
+    let vip = VIPS.get(abi::vip_slot(address, VIP_SEED.load()))?;
+    (vip.address == address).then_some(*vip)
+}
+
+#[inline(always)]
+pub(crate) fn rule(key: RuleKey) -> Option<Rule> {
+    let rule = RULES.get(abi::rule_slot(key, RULE_SEED.load()))?;
+    (rule.key == key).then_some(*rule)
+}
+
+/// The driver fills the idle table and then flips the index, so a reader sees one table or the other. A reader that is
+/// overtaken by two writes may see a bucket of the newer one: its two bits lie in one byte, so never half of them.
+#[inline(always)]
+pub(crate) fn bucket(group: u16, bucket: Bucket) -> BucketState {
+    let group = u32::from(group);
+    let Some(slot) = ACTIVE.get(group) else { return BucketState::Foreign };
+    let Some(table) = TABLES.get(group * 2 + (*slot & 1)) else { return BucketState::Foreign };
+    let word = usize::from(bucket) / abi::BUCKETS_PER_WORD;
+    BucketState::in_word(table[word & (TABLE_WORDS - 1)], bucket)
+}
+
+#[inline(always)]
+pub(crate) fn lease() -> Lease {
+    LEASE.get(0).copied().unwrap_or_default()
+}
+
+/// The one place where frames are counted.
+#[inline(always)]
+pub(crate) fn count(decision: &Decision) {
+    if let Some(row) = COUNTERS.get_ptr_mut(decision.scope) {
+        let reason = decision.reason as usize & (REASON_SLOTS - 1);
+        // SAFETY: the row is this CPU's own, and XDP does not run inside itself.
+        unsafe { (*row)[reason] += 1 };
+    }
+}
+
+#[inline(always)]
+pub(crate) fn next_program() -> &'static ProgramArray {
+    &NEXT
+}
+
+/// 0, 1, 2 … on each CPU.
+#[inline(always)]
+pub(crate) fn next_flow() -> u64 {
+    let Some(flow) = FLOW.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the value is this CPU's own, and XDP does not run inside itself.
+    unsafe {
+        *flow += 1;
+        *flow
+    }
+}
