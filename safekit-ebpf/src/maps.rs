@@ -50,7 +50,8 @@ pub(crate) fn clock_is_precise() -> bool {
 #[inline(always)]
 pub(crate) fn vip(address: Address) -> Option<Vip> {
     let vip = VIPS.get(abi::vip_slot(address, VIP_SEED.load()))?;
-    (vip.address == address).then_some(*vip)
+    // An empty slot has the address `::`, which a frame may name, and no interface.
+    (vip.address == address && vip.interface != 0).then_some(*vip)
 }
 
 #[inline(always)]

@@ -12,8 +12,7 @@
 use crate::abi::{Address, Balance, Rule, RuleKey, SCOPE_NONE, Table, Vip, scope_of_rule, scope_of_vip};
 use crate::flow::{self, Bucket, HashKey};
 use crate::packet::{
-    self, Arp, ArpHeader, Ethernet, Frame, FrameMut, Ip, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Tcp, Transport,
-    Version,
+    self, Arp, ArpHeader, Frame, FrameMut, Ip, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Tcp, Transport,
 };
 
 /// What happens to a frame.

@@ -1,0 +1,318 @@
+//! The data plane's driver: loads the kernel's filter, hangs it on the interfaces, writes what it looks at, reads what
+//! it counted.
+//!
+//! ```text
+//! Plan --load--> maps + program --attach--> interfaces
+//! engine::farm::Table --write_table--> idle slot, then the active index       (atomic for a group)
+//! Instant             --set_lease----> LEASE, in the filter's clock           (every few milliseconds)
+//! COUNTERS            --counters-----> module, rule or virtual IP, reason
+//! ```
+//!
+//! A [`Datapath`] belongs to one thread at a time and needs no runtime: after loading, each call is one or two system
+//! calls, so it can live on the real-time thread. [`Counters`] can be shared.
+
+mod attach;
+mod counters;
+mod lease;
+mod object;
+mod plan;
+mod sys;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aya::maps::{Array, MapData};
+use aya::programs::{ProgramError, TestRun as _, TestRunOptions};
+use safekit_ebpf::abi;
+
+use crate::engine::farm::Table;
+use crate::types::{GroupId, Instant};
+
+pub use attach::{Attached, remove_pins};
+pub use counters::{Counter, Counters, Scope};
+pub use lease::LeaseClock;
+pub use plan::{Plan, PlanError, PlannedRule, PlannedVip, VirtualMac, bucket};
+pub use sys::ensure_bpffs;
+
+use object::{LeaseValue, Object};
+
+/// How the operator wants the filter attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ModeChoice {
+    /// Native where the driver has it and it works, else generic.
+    #[default]
+    Auto,
+    Native,
+    Generic,
+}
+
+/// How it is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// In the driver, before a socket buffer exists.
+    Native,
+    /// In the stack, on any interface.
+    Generic,
+}
+
+impl Mode {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot load the farm filter into the kernel (root, or CAP_BPF and CAP_NET_ADMIN, is needed)")]
+    Load(#[source] aya::EbpfError),
+    #[error("the kernel refuses the farm filter {program}")]
+    Verify {
+        program: &'static str,
+        #[source]
+        source: ProgramError,
+    },
+    #[error("the farm filter's object has no {0}: it is of another build")]
+    Missing(&'static str),
+    #[error("cannot use the map {map}")]
+    Map {
+        map: &'static str,
+        #[source]
+        source: aya::maps::MapError,
+    },
+    #[error("no interface {interface}: name an existing one in virtual_ips")]
+    Interface {
+        interface: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot attach the farm filter to {interface} in {mode} mode")]
+    Attach {
+        interface: String,
+        mode: Mode,
+        #[source]
+        source: ProgramError,
+    },
+    #[error(
+        "another XDP program is attached to {interface}: remove it (`ip link set dev {interface} xdp off`) or choose another interface"
+    )]
+    OtherProgram { interface: String },
+    #[error("cannot attach the farm filter to {interface} durably: this needs Linux 5.9 or newer")]
+    OldKernel { interface: String },
+    #[error("cannot make {path} a BPF file system")]
+    Bpffs {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot pin {path}")]
+    Pin {
+        path: PathBuf,
+        #[source]
+        source: aya::pin::PinError,
+    },
+    #[error("cannot remove {path}, which an earlier life of the daemon left")]
+    Unpin {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("no seed places {0} without collision: two of them are equal")]
+    Duplicate(&'static str),
+    #[error("cannot read the kernel's clocks")]
+    Clock(#[source] ProgramError),
+    #[error("there is no group {}: the plan has {groups}", group.0)]
+    NoGroup { group: GroupId, groups: u16 },
+}
+
+/// The loaded filter, its maps and its attachments.
+#[derive(Debug)]
+pub struct Datapath {
+    object: Object,
+    /// Which of its two tables each group uses; the kernel has the same in ACTIVE.
+    active: Vec<u32>,
+    attached: Vec<Attached>,
+    clock: LeaseClock,
+    reading: lease::Reading,
+    counters: Arc<Counters>,
+    pin_dir: Option<PathBuf>,
+}
+
+impl Datapath {
+    /// Loads and attaches. Until tables and a lease are written, the filter accepts nothing for the virtual IPs.
+    ///
+    /// With `pin_dir` (a directory of our own, made a bpffs where it is none) maps and attachments outlive the process,
+    /// and those of an earlier life are replaced; without, they end with the value.
+    pub fn load(plan: &Plan, pin_dir: Option<&Path>, choice: ModeChoice) -> Result<Self, Error> {
+        if let Some(directory) = pin_dir {
+            ensure_bpffs(directory).map_err(|source| Error::Bpffs { path: directory.to_owned(), source })?;
+            remove_pins(directory)?;
+        }
+        let mut interfaces = Vec::new();
+        for name in plan.interfaces() {
+            let interface = sys::Interface::find(name)
+                .map_err(|source| Error::Interface { interface: name.to_owned(), source })?;
+            interfaces.push((name.to_owned(), interface));
+        }
+        let mut datapath = Self::load_detached(plan, &interfaces, pin_dir)?;
+        for (name, interface) in &interfaces {
+            let attached = Attached::attach(datapath.object.filter_mut()?, name, interface, choice, pin_dir)?;
+            datapath.attached.push(attached);
+        }
+        Ok(datapath)
+    }
+
+    /// Loads without attaching: for tests and benchmarks, which run the program by hand. Virtual IPs are on an interface
+    /// of index `interface` that has `mac`.
+    pub fn load_for_test(plan: &Plan, interface: u32, mac: [u8; 6]) -> Result<Self, Error> {
+        let interfaces: Vec<_> = plan
+            .interfaces()
+            .into_iter()
+            .map(|name| (name.to_owned(), sys::Interface { index: interface, mac, driver: None }))
+            .collect();
+        Self::load_detached(plan, &interfaces, None)
+    }
+
+    fn load_detached(
+        plan: &Plan,
+        interfaces: &[(String, sys::Interface)],
+        pin_dir: Option<&Path>,
+    ) -> Result<Self, Error> {
+        let clock = object::choose_clock(plan.lease)?;
+        let mut object = Object::load(plan, interfaces, clock, pin_dir)?;
+        let reading = lease::Reading::take(object.program(abi::PROGRAM_CLOCK)?).map_err(Error::Clock)?;
+        let counters = Arc::new(Counters::of(plan, object.counters_map()?));
+        Ok(Self {
+            object,
+            active: vec![0; usize::from(plan.groups)],
+            attached: Vec::new(),
+            clock,
+            reading,
+            counters,
+            pin_dir: pin_dir.map(Path::to_owned),
+        })
+    }
+
+    /// Puts a table into the kernel: the filter sees the old one until it sees all of the new one.
+    pub fn write_table(&mut self, group: GroupId, table: &Table) -> Result<(), Error> {
+        let idle = 1 - self.active_slot(group)?;
+        let place = u32::from(group.0) * 2 + idle;
+        let map_error = |map| move |source| Error::Map { map, source };
+        self.object.tables.set(place, table::pack(table), 0).map_err(map_error(abi::MAP_TABLES))?;
+        self.object.active.set(u32::from(group.0), idle, 0).map_err(map_error(abi::MAP_ACTIVE))?;
+        self.active[usize::from(group.0)] = idle;
+        Ok(())
+    }
+
+    /// The table that the filter uses, read back.
+    pub fn table(&self, group: GroupId) -> Result<Table, Error> {
+        let place = u32::from(group.0) * 2 + self.active_slot(group)?;
+        let words = self
+            .object
+            .tables
+            .get(&place, 0)
+            .map_err(|source| Error::Map { map: abi::MAP_TABLES, source })?;
+        Ok(table::unpack(&words))
+    }
+
+    fn active_slot(&self, group: GroupId) -> Result<u32, Error> {
+        let groups = self.active.len() as u16;
+        self.active.get(usize::from(group.0)).copied().ok_or(Error::NoGroup { group, groups })
+    }
+
+    /// The filter accepts until `until` (boot clock) at the latest; see [`LeaseClock`] for how much less it may be.
+    pub fn set_lease(&mut self, until: Instant) -> Result<(), Error> {
+        let tick = match self.clock {
+            LeaseClock::Precise => None,
+            LeaseClock::Ticks { tick } => Some(tick),
+        };
+        let lease = match tick {
+            None => abi::Lease { jiffies: 0, boot_ns: until.0 },
+            Some(tick) => {
+                if self.reading.is_stale_for(until) {
+                    self.reading = lease::Reading::take(self.object.program(abi::PROGRAM_CLOCK)?)
+                        .map_err(Error::Clock)?;
+                }
+                self.reading.lease(until, tick)
+            }
+        };
+        self.object
+            .lease
+            .set(0, LeaseValue(lease), 0)
+            .map_err(|source| Error::Map { map: abi::MAP_LEASE, source })
+    }
+
+    /// Every counter that is not zero.
+    pub fn counters(&self) -> Result<Vec<Counter>, Error> {
+        self.counters.read()
+    }
+
+    /// Frames that the filter has seen, whatever they were: it grows while anybody can be heard (R12).
+    pub fn frames_seen(&self) -> Result<u64, Error> {
+        self.counters.frames_seen()
+    }
+
+    /// The same counters, for another thread.
+    pub fn shared_counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    pub fn attached(&self) -> &[Attached] {
+        &self.attached
+    }
+
+    pub fn lease_clock(&self) -> LeaseClock {
+        self.clock
+    }
+
+    /// Runs a program of the object by hand (BPF_PROG_TEST_RUN): for tests and benchmarks.
+    pub fn test_run(
+        &self,
+        program: &'static str,
+        options: TestRunOptions<'_>,
+    ) -> Result<aya::programs::TestRunResult, Error> {
+        self.object.program(program)?.test_run(options).map_err(|source| Error::Verify { program, source })
+    }
+
+    /// Which program the benchmark's wrapper calls.
+    pub fn set_next_program(&mut self, program: &'static str) -> Result<(), Error> {
+        self.object.set_next_program(program)
+    }
+
+    /// Ends the filter: from here on the stack sees every frame again. Pins are removed.
+    pub fn detach(mut self) -> Result<(), Error> {
+        for attached in self.attached.drain(..) {
+            attached.detach()?;
+        }
+        match &self.pin_dir {
+            Some(directory) => remove_pins(directory),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Ends the lease of a filter whose daemon has died: it keeps its live connections in buckets on the move, and takes no
+/// new one. For the parent process; one system call each to open and to write.
+pub fn close_lease(pin_dir: &Path) -> Result<(), Error> {
+    let map_error = |source| Error::Map { map: abi::MAP_LEASE, source };
+    let map = MapData::from_pin(pin_dir.join(abi::MAP_LEASE)).map_err(map_error)?;
+    let mut lease: Array<MapData, LeaseValue> =
+        Array::try_from(aya::maps::Map::Array(map)).map_err(map_error)?;
+    lease.set(0, LeaseValue(abi::Lease::default()), 0).map_err(map_error)
+}
+
+const _: () = {
+    const fn can_move_to_the_real_time_thread<T: Send>() {}
+    const fn can_be_shared<T: Send + Sync>() {}
+    can_move_to_the_real_time_thread::<Datapath>();
+    can_be_shared::<Counters>();
+};

@@ -1,0 +1,202 @@
+//! What the filter of one node has to know, out of the configuration. Pure.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use safekit_ebpf::abi::{self, Address, Balance, GROUPS_MAX, RULES_MAX, VIPS_MAX};
+use safekit_ebpf::packet;
+
+use crate::config::{self, Config, Protocol};
+use crate::types::{GroupId, NodeId};
+
+/// Everything to load, for this node. A new configuration is a new plan and a new loading.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Of the farms that this node is in; the index is the place in the kernel's map.
+    pub virtual_ips: Vec<PlannedVip>,
+    pub rules: Vec<PlannedRule>,
+    /// How many groups the cluster has; tables of farms that this node is not in stay empty.
+    pub groups: u16,
+    pub hash_key: [u8; 16],
+    /// The cluster's lease: it decides which clock is exact enough.
+    pub lease: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedVip {
+    pub module: String,
+    pub address: IpAddr,
+    pub interface: String,
+    pub group: GroupId,
+    pub mac: VirtualMac,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedRule {
+    /// Its virtual IP, by the place in [`Plan::virtual_ips`].
+    pub vip: u16,
+    pub module: String,
+    pub group: GroupId,
+    pub protocol: Protocol,
+    pub port: u16,
+    pub balance: config::Balance,
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PlanError {
+    #[error("{count} {what} are more than the filter holds ({max}): spread them over more clusters")]
+    TooMany { what: &'static str, count: usize, max: usize },
+}
+
+impl Plan {
+    /// `hash_key` is the cluster's: two nodes with different ones disagree on every bucket.
+    pub fn of(config: &Config, node: NodeId, hash_key: [u8; 16]) -> Result<Self, PlanError> {
+        let mut virtual_ips = Vec::new();
+        let mut rules = Vec::new();
+        for (index, farm) in config.farms().enumerate().filter(|(_, farm)| farm.nodes.contains(&node)) {
+            let group = GroupId(index as u16);
+            for vip in &farm.virtual_ips {
+                let place = virtual_ips.len() as u16;
+                virtual_ips.push(PlannedVip {
+                    module: farm.name.clone(),
+                    address: vip.address,
+                    interface: vip.interface.clone(),
+                    group,
+                    mac: VirtualMac::of(vip.address),
+                });
+                rules.extend(farm.rules.iter().map(|rule| PlannedRule {
+                    vip: place,
+                    module: farm.name.clone(),
+                    group,
+                    protocol: rule.protocol,
+                    port: rule.port,
+                    balance: rule.balance,
+                }));
+            }
+        }
+        let groups = config.farms().count();
+        within("farm modules", groups, GROUPS_MAX)?;
+        within("virtual IPs", virtual_ips.len(), VIPS_MAX)?;
+        within("rules (counted once for each virtual IP)", rules.len(), RULES_MAX)?;
+        Ok(Self { virtual_ips, rules, groups: groups as u16, hash_key, lease: config.cluster.timing.lease })
+    }
+
+    /// Each interface once, in the order of the plan.
+    pub fn interfaces(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for vip in &self.virtual_ips {
+            if !names.contains(&vip.interface.as_str()) {
+                names.push(&vip.interface);
+            }
+        }
+        names
+    }
+
+    /// The key as the filter takes it. Fixed byte order: nodes of different machines share buckets.
+    pub fn hash_words(&self) -> [u64; 2] {
+        let key = u128::from_le_bytes(self.hash_key);
+        [key as u64, (key >> 64) as u64]
+    }
+}
+
+fn within(what: &'static str, count: usize, max: usize) -> Result<(), PlanError> {
+    if count > max { Err(PlanError::TooMany { what, count, max }) } else { Ok(()) }
+}
+
+/// The MAC that neighbours learn for a virtual IP, and that no frame ever has as its source.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct VirtualMac(pub [u8; 6]);
+
+impl VirtualMac {
+    /// Locally administered unicast, told from the address alone: `02:53` (an S) and the four octets of IPv4, `02:36`
+    /// (a 6) and a 32-bit FNV-1a of IPv6.
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => {
+                let [a, b, c, d] = v4.octets();
+                Self([0x02, 0x53, a, b, c, d])
+            }
+            IpAddr::V6(v6) => {
+                let hash = v6.octets().iter().fold(0x811c_9dc5_u32, |hash, octet| {
+                    (hash ^ u32::from(*octet)).wrapping_mul(0x0100_0193)
+                });
+                let [a, b, c, d] = hash.to_be_bytes();
+                Self([0x02, 0x36, a, b, c, d])
+            }
+        }
+    }
+}
+
+impl fmt::Display for VirtualMac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for VirtualMac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The bucket of a client in this cluster, as the filter computes it: for `farm explain`.
+pub fn bucket(
+    hash_key: [u8; 16],
+    balance: config::Balance,
+    client: IpAddr,
+    port: u16,
+) -> crate::types::Bucket {
+    let key = u128::from_le_bytes(hash_key);
+    let words = [key as u64, (key >> 64) as u64];
+    crate::types::Bucket(safekit_ebpf::flow::bucket(
+        words,
+        kernel_balance(balance),
+        kernel_address(client),
+        port,
+    ))
+}
+
+pub(super) fn kernel_address(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(v4) => Address::v4(v4.to_bits()),
+        IpAddr::V6(v6) => Address::v6(v6.octets()),
+    }
+}
+
+pub(super) fn kernel_balance(balance: config::Balance) -> Balance {
+    match balance {
+        config::Balance::Connection => Balance::Connection,
+        config::Balance::Client => Balance::Client,
+        config::Balance::ClientNetwork => Balance::ClientNetwork,
+    }
+}
+
+pub(super) fn kernel_key(rule: &PlannedRule) -> abi::RuleKey {
+    let protocol = match rule.protocol {
+        Protocol::Tcp => packet::PROTOCOL_TCP,
+        Protocol::Udp => packet::PROTOCOL_UDP,
+    };
+    abi::RuleKey::new(rule.vip, protocol, rule.port)
+}
+
+/// The first odd multiplier under which no two keys share a slot. Deterministic: the same plan gives the same seed.
+///
+/// With 64 keys in 1,024 slots one seed in seven fits, with 256 in 8,192 one in fifty; a million tries without one
+/// would mean that two keys are equal.
+pub(super) fn seed_without_collision<K: Copy>(
+    keys: &[K],
+    slots: usize,
+    slot: impl Fn(K, u64) -> u32,
+) -> Option<u64> {
+    let mut used = vec![0u32; slots];
+    (1..=1_000_000u32).find_map(|attempt| {
+        let seed = u64::from(attempt).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let fits = keys.iter().all(|key| {
+            let place = &mut used[slot(*key, seed) as usize];
+            std::mem::replace(place, attempt) != attempt
+        });
+        fits.then_some(seed)
+    })
+}
