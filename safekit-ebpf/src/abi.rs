@@ -72,6 +72,11 @@ impl Address {
         Self((bits >> 64) as u64, bits as u64)
     }
 
+    #[inline(always)]
+    pub const fn is_mapped_v4(self) -> bool {
+        self.0 == 0 && self.1 >> 32 == 0xffff
+    }
+
     /// No host has it: the mark of an empty slot.
     pub const UNSPECIFIED: Self = Self(0, 0);
 }

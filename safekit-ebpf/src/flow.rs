@@ -26,11 +26,7 @@ pub fn bucket(key: HashKey, balance: Balance, client: Address, port: u16) -> Buc
 /// The /24 of an IPv4 client, the /64 of an IPv6 one.
 #[inline(always)]
 fn network(client: Address) -> Address {
-    if client.0 == 0 && client.1 >> 32 == 0xffff {
-        Address(0, client.1 & !0xff)
-    } else {
-        Address(client.0, 0)
-    }
+    if client.is_mapped_v4() { Address(0, client.1 & !0xff) } else { Address(client.0, 0) }
 }
 
 #[inline(always)]
@@ -38,7 +34,7 @@ fn hash(key: HashKey, client: Address, port: u16) -> Bucket {
     // An IPv4 client and its port fill one word; an IPv6 client takes two more rounds.
     let mut state = key[0] ^ (client.1 << 16 | u64::from(port));
     state = round(state) ^ key[1];
-    if client.0 != 0 || client.1 >> 48 != 0 {
+    if !client.is_mapped_v4() {
         state = round(state ^ client.0) ^ key[0];
         state = round(state ^ client.1 >> 48) ^ key[1];
     }

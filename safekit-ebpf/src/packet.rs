@@ -294,10 +294,15 @@ fn parse_ipv6(frame: &impl Frame, offset: usize) -> Packet {
         return Packet::Malformed;
     }
     let (source, destination) = (header.source, header.destination);
+    let destination = Address(u64::from_be(destination[0]), u64::from_be(destination[1]));
+    if destination.is_mapped_v4() {
+        // It would read as the IPv4 address. Such addresses are not for the wire (RFC 6890, table 20).
+        return Packet::Malformed;
+    }
     Packet::Ip(Ip {
         version: Version::V6,
         source: Address(u64::from_be(source[0]), u64::from_be(source[1])),
-        destination: Address(u64::from_be(destination[0]), u64::from_be(destination[1])),
+        destination,
         offset,
         protocol: header.next,
         payload: offset + size_of::<Ipv6Header>(),

@@ -59,6 +59,12 @@ impl Counters {
         Self { map, scopes }
     }
 
+    /// The place of a scope among the kernel's counters.
+    pub fn place(&self, scope: &Scope) -> u32 {
+        let found = self.scopes.iter().find(|(_, candidate)| candidate == scope);
+        found.expect("a scope of these counters").0
+    }
+
     /// Every counter that is not zero.
     pub fn read(&self) -> Result<Vec<Counter>, Error> {
         let mut counters = Vec::new();

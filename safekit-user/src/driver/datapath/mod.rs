@@ -171,14 +171,14 @@ impl Datapath {
         Ok(datapath)
     }
 
-    /// Loads without attaching: for tests and benchmarks, which run the program by hand. Virtual IPs are on an interface
-    /// of index `interface` that has `mac`.
-    pub fn load_for_test(plan: &Plan, interface: u32, mac: [u8; 6]) -> Result<Self, Error> {
-        let interfaces: Vec<_> = plan
-            .interfaces()
-            .into_iter()
-            .map(|name| (name.to_owned(), sys::Interface { index: interface, mac, driver: None }))
-            .collect();
+    /// Loads without attaching: for tests and benchmarks, which run the program by hand. `interface` gives the index and
+    /// the MAC that each interface of the plan is taken to have.
+    pub fn load_for_test(plan: &Plan, interface: impl Fn(&str) -> (u32, [u8; 6])) -> Result<Self, Error> {
+        let pretend = |name: &str| {
+            let (index, mac) = interface(name);
+            (name.to_owned(), sys::Interface { index, mac, driver: None })
+        };
+        let interfaces: Vec<_> = plan.interfaces().into_iter().map(pretend).collect();
         Self::load_detached(plan, &interfaces, None)
     }
 
