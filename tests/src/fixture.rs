@@ -144,8 +144,14 @@ pub struct Loaded {
 impl Loaded {
     /// Fails where the kernel does not let us: a privileged test never passes by skipping.
     pub fn new() -> Result<Self> {
+        Self::with_lease(config().cluster.timing.lease)
+    }
+
+    /// A cluster's lease decides which clock the filter reads.
+    pub fn with_lease(lease: Duration) -> Result<Self> {
+        let plan = Plan { lease, ..plan() };
         let interface = |name: &str| if name == "eth0" { INTERFACE } else { INTERFACE_ELSEWHERE };
-        let datapath = Datapath::load_for_test(&plan(), |name| (interface(name), OWN_MAC))
+        let datapath = Datapath::load_for_test(&plan, |name| (interface(name), OWN_MAC))
             .context("the filter does not load: the datapath tests need root")?;
         Ok(Self { datapath })
     }

@@ -7,6 +7,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::programs::TestRunOptions;
@@ -46,18 +47,26 @@ const MISS_PORT: u16 = safekit_tests::fixture::PORT_NETWORK;
 enum Case {
     NotVip,
     Mine,
+    /// Loaded for a lease so short that only the boot clock is exact enough.
+    MineByExactClock,
     Foreign,
     TransitionalHit,
     TransitionalMiss,
 }
 
-const CASES: [Case; 5] =
-    [Case::NotVip, Case::Mine, Case::Foreign, Case::TransitionalHit, Case::TransitionalMiss];
+const CASES: [Case; 6] = [
+    Case::NotVip,
+    Case::Mine,
+    Case::MineByExactClock,
+    Case::Foreign,
+    Case::TransitionalHit,
+    Case::TransitionalMiss,
+];
 
 impl Case {
     fn state(self) -> BucketState {
         match self {
-            Self::NotVip | Self::Mine => BucketState::Mine,
+            Self::NotVip | Self::Mine | Self::MineByExactClock => BucketState::Mine,
             Self::Foreign => BucketState::Foreign,
             Self::TransitionalHit | Self::TransitionalMiss => BucketState::Gained,
         }
@@ -66,7 +75,9 @@ impl Case {
     fn frame(self) -> Vec<u8> {
         let (to, port) = match self {
             Self::NotVip => (NOT_VIP, PORT_CONNECTION),
-            Self::Mine | Self::Foreign | Self::TransitionalHit => (VIP, PORT_CONNECTION),
+            Self::Mine | Self::MineByExactClock | Self::Foreign | Self::TransitionalHit => {
+                (VIP, PORT_CONNECTION)
+            }
             Self::TransitionalMiss => (VIP, MISS_PORT),
         };
         ethernet([0x02; 6]).ipv4(client(0), to).tcp(FIRST_PORT, port, ACK).padded()
@@ -76,7 +87,7 @@ impl Case {
     fn reason(self) -> Reason {
         match self {
             Self::NotVip => Reason::NotVip,
-            Self::Mine => Reason::Mine,
+            Self::Mine | Self::MineByExactClock => Reason::Mine,
             Self::Foreign => Reason::Foreign,
             Self::TransitionalHit => Reason::Kept,
             Self::TransitionalMiss => Reason::NoSocket,
@@ -121,7 +132,8 @@ fn main() -> Result<()> {
 
 fn measure(arguments: &Arguments) -> Result<Report> {
     let _listener = connect_all()?;
-    let mut bench = Bench { loaded: Loaded::new()?, repeat: arguments.repeat };
+    let (by_ticks, exact) = (Loaded::new()?, Loaded::with_lease(Duration::from_millis(10))?);
+    let mut bench = Bench { by_ticks, exact, repeat: arguments.repeat };
     let mut samples: Vec<(Case, usize, Vec<u64>, Vec<u64>)> =
         CASES.into_iter().flat_map(|case| [1, FLOWS].map(|flows| (case, flows, vec![], vec![]))).collect();
     for _ in 0..arguments.rounds {
@@ -147,7 +159,7 @@ fn measure(arguments: &Arguments) -> Result<Report> {
     };
     Ok(Report {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-        lease_clock: format!("{:?}", bench.loaded.datapath.lease_clock()),
+        lease_clock: format!("{:?}", bench.by_ticks.datapath.lease_clock()),
         rounds: arguments.rounds,
         repeat: arguments.repeat,
         live_connections: FLOWS,
@@ -156,17 +168,18 @@ fn measure(arguments: &Arguments) -> Result<Report> {
 }
 
 struct Bench {
-    loaded: Loaded,
+    by_ticks: Loaded,
+    exact: Loaded,
     repeat: u32,
 }
 
 impl Bench {
     /// The filter and the empty program, one after the other, in nanoseconds a repetition.
     fn round(&mut self, case: Case, flows: usize) -> Result<(u64, u64)> {
-        self.loaded.set(Circumstances { state: case.state(), lease: true })?;
-        let before = self.counted(case.reason())?;
+        self.filter(case).set(Circumstances { state: case.state(), lease: true })?;
+        let before = self.counted(case)?;
         let gross = self.run(case, flows, abi::PROGRAM)?;
-        let counted = self.counted(case.reason())? - before;
+        let counted = self.counted(case)? - before;
         anyhow::ensure!(
             counted == u64::from(self.repeat),
             "{case:?} over {flows} flows: only {counted} of {} packets met the case",
@@ -175,23 +188,34 @@ impl Bench {
         Ok((gross, self.run(case, flows, abi::PROGRAM_EMPTY)?))
     }
 
+    fn filter(&mut self, case: Case) -> &mut Loaded {
+        match case {
+            Case::MineByExactClock => &mut self.exact,
+            Case::NotVip | Case::Mine | Case::Foreign | Case::TransitionalHit | Case::TransitionalMiss => {
+                &mut self.by_ticks
+            }
+        }
+    }
+
     fn run(&mut self, case: Case, flows: usize, program: &'static str) -> Result<u64> {
         let frame = case.frame();
         let mut options = TestRunOptions::new();
         options.data_in = Some(&frame);
         options.repeat = self.repeat;
+        let datapath = &mut self.filter(case).datapath;
         let entry = if flows == 1 {
             program
         } else {
-            self.loaded.datapath.set_next_program(program)?;
+            datapath.set_next_program(program)?;
             abi::PROGRAM_FLOWS
         };
-        Ok(self.loaded.datapath.test_run(entry, options)?.duration.as_nanos() as u64)
+        Ok(datapath.test_run(entry, options)?.duration.as_nanos() as u64)
     }
 
-    fn counted(&self, reason: Reason) -> Result<u64> {
-        let counters = self.loaded.datapath.counters()?;
-        Ok(counters.iter().filter(|counter| counter.reason == reason).map(|counter| counter.packets).sum())
+    fn counted(&mut self, case: Case) -> Result<u64> {
+        let counters = self.filter(case).datapath.counters()?;
+        let matching = counters.iter().filter(|counter| counter.reason == case.reason());
+        Ok(matching.map(|counter| counter.packets).sum())
     }
 }
 
