@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn tick_rates_are_recognised_and_others_are_not() {
-        let measured = |ticks, span_ms: u64| {
+        let measured = |ticks: u64, span_ms: u64| {
             let first = Reading { jiffies: 7, boot_ns: 9 };
             nearest_rate(first, Reading { jiffies: 7 + ticks, boot_ns: 9 + span_ms * MS })
         };
