@@ -330,3 +330,33 @@ fn write_answer(frame: &mut impl FrameMut, answer: &Answer) -> Option<()> {
     frame.write(0, request.sender_mac)?;
     frame.write(size_of::<[u8; 6]>(), answer.own_mac)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::TABLE_WORDS;
+
+    #[test]
+    fn two_bits_a_bucket_the_lowest_bucket_first() {
+        let mut table: Table = [0; TABLE_WORDS];
+        table[0] = 0b11_10_01_00;
+        table[TABLE_WORDS - 1] = 1 << 63;
+        let states = [0, 1, 2, 3, 4, 65_535].map(|bucket| BucketState::in_table(&table, bucket));
+        use BucketState::{Foreign, Gained, Lost, Mine};
+        assert_eq!(states, [Foreign, Mine, Lost, Gained, Foreign, Lost]);
+        for (mine, transitional) in [(false, false), (true, false), (false, true), (true, true)] {
+            let state = BucketState::of(mine, transitional);
+            assert_eq!(state as u8, u8::from(mine) | u8::from(transitional) << 1);
+            assert_eq!(BucketState::in_word((state as u64) << 62, 31), state);
+        }
+    }
+
+    #[test]
+    fn reasons_have_names_of_their_own() {
+        for (place, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, place, "a counter's place is its reason's");
+            let same = Reason::ALL.iter().filter(|other| other.as_str() == reason.as_str()).count();
+            assert_eq!(same, 1, "{}", reason.as_str());
+        }
+    }
+}

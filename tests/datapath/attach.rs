@@ -1,5 +1,6 @@
 //! The filter on real interfaces: modes, pins, what outlives a daemon, and what stands in the way.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
@@ -8,7 +9,7 @@ use safekit::types::Instant;
 use safekit_ebpf::verdict::{BucketState, Reason};
 use safekit_tests::fixture::{GROUP, VIP, plan, uniform};
 use safekit_tests::netns::{SCRATCH, in_new_namespace, ip};
-use safekit_tests::packets::{BROADCAST, SYN, ethernet};
+use safekit_tests::packets::{ACK, BROADCAST, CLIENT_MAC, SYN, ethernet};
 use safekit_tests::rows::{self, CLIENT};
 use safekit_tests::wire::Wire;
 
@@ -66,6 +67,35 @@ fn an_arp_request_on_the_wire_is_answered_on_the_wire() -> Result<()> {
         assert_eq!(answer[22..28], VirtualMac::of(VIP.into()).0);
         assert_eq!(counted(&datapath, Reason::ArpAnswered)?, 1);
         assert!(datapath.frames_seen()? >= 1);
+        datapath.detach()?;
+        Ok(())
+    })
+}
+
+/// The whole way of a flooded frame: virtual MAC, filter, stack, and a SYN-ACK that leaves under the node's own MAC.
+#[test]
+fn a_flooded_syn_reaches_the_stack_of_its_owner_only() -> Result<()> {
+    in_new_namespace(|| {
+        interfaces()?;
+        ip(&format!("address add {VIP}/32 dev lo"))?;
+        ip("address add 10.99.0.1/24 dev eth0")?;
+        ip(&format!("neigh add {CLIENT} lladdr 02:00:00:00:00:c1 dev eth0 nud permanent"))?;
+        let _listener = TcpListener::bind((VIP, 80))?;
+        let mut datapath = pinned(&plan())?;
+        let wire = Wire::on("far0")?;
+        let syn = |port| rows::v4().tcp_numbered(port, 80, SYN, 7, 0).for_a_stack();
+
+        accept_all(&mut datapath)?;
+        datapath.write_table(GROUP, &uniform(BucketState::Foreign))?;
+        wire.send(&syn(41_000))?;
+        assert_eq!(counted(&datapath, Reason::Foreign)?, 1);
+
+        accept_all(&mut datapath)?;
+        wire.send(&syn(42_000))?;
+        let answer = wire.receive(|frame| frame.get(47) == Some(&(SYN | ACK)))?;
+        assert_eq!(answer[36..38], 42_000u16.to_be_bytes(), "the foreign SYN was not answered");
+        assert_eq!(answer[..6], CLIENT_MAC);
+        ensure!(answer[6..12] != VirtualMac::of(VIP.into()).0, "the virtual MAC must never be a source");
         datapath.detach()?;
         Ok(())
     })

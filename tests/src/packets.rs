@@ -1,5 +1,5 @@
 //! Frames, layer by layer, as bytes. Lengths are filled in when a layer is closed by [`Builder::build`]; checksums are not
-//! (the filter leaves them to the stack), except where a test hands a frame to a real stack.
+//! (the filter leaves them to the stack), except by [`Builder::for_a_stack`].
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -211,6 +211,23 @@ impl Builder {
         self.bytes
     }
 
+    /// The same, with the checksums of IPv4 and TCP: a real stack takes it.
+    pub fn for_a_stack(self) -> Vec<u8> {
+        let ip = self.ipv4_at.expect("checksums are made for IPv4 here");
+        let mut bytes = self.build();
+        let tcp = ip + 20;
+        let header = checksum(&bytes[ip..tcp]);
+        bytes[ip + 10..ip + 12].copy_from_slice(&header.to_be_bytes());
+        // RFC 9293 3.1: addresses, protocol and length go before the segment.
+        let mut segment = bytes[ip + 12..tcp].to_vec();
+        segment.extend_from_slice(&[0, 6]);
+        segment.extend_from_slice(&((bytes.len() - tcp) as u16).to_be_bytes());
+        segment.extend_from_slice(&bytes[tcp..]);
+        let sum = checksum(&segment);
+        bytes[tcp + 16..tcp + 18].copy_from_slice(&sum.to_be_bytes());
+        bytes
+    }
+
     /// The same, padded with zeroes to Ethernet's shortest frame, as the wire does.
     pub fn padded(self) -> Vec<u8> {
         let mut bytes = self.build();
@@ -224,4 +241,13 @@ impl Builder {
         bytes[at] = value;
         bytes
     }
+}
+
+/// RFC 1071. The field itself must be zero.
+fn checksum(bytes: &[u8]) -> u16 {
+    let words =
+        bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)));
+    let sum: u32 = words.sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !((folded & 0xffff) + (folded >> 16)) as u16
 }

@@ -95,7 +95,7 @@ fn bpf_linker() -> Result<bool> {
     match installed.as_deref().map(version) {
         Some(version) if version == BPF_LINKER => return Ok(false),
         Some(other) => {
-            eprintln!("xtask: bpf-linker {other} is installed; the object is built with {BPF_LINKER}")
+            eprintln!("xtask: bpf-linker {other} is installed; the object is built with {BPF_LINKER}");
         }
         None => {}
     }

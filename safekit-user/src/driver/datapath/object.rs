@@ -72,7 +72,9 @@ impl Object {
             LeaseClock::Precise => abi::CLOCK_PRECISE,
         };
         let mut loader = EbpfLoader::new();
+        // Nothing in the object is relocated against the kernel's types, and reading them takes most of the loading.
         loader
+            .btf(None)
             .override_global(abi::GLOBAL_HASH_KEY, &hash_key, true)
             .override_global(abi::GLOBAL_VIP_SEED, &vip_seed, true)
             .override_global(abi::GLOBAL_RULE_SEED, &rule_seed, true)
@@ -125,7 +127,7 @@ pub(super) fn choose_clock(lease: Duration) -> Result<LeaseClock, Error> {
     let probe = match PROBE.get() {
         Some(probe) => probe,
         None => {
-            let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(Error::Load)?;
+            let mut ebpf = EbpfLoader::new().btf(None).load(OBJECT).map_err(Error::Load)?;
             load_program(&mut ebpf, abi::PROGRAM_CLOCK)?;
             PROBE.get_or_init(|| ebpf)
         }

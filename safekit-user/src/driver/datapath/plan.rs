@@ -200,3 +200,43 @@ pub(super) fn seed_without_collision<K: Copy>(
         fits.then_some(seed)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtual_macs_are_local_unicast_and_told_apart() {
+        let mac = |address: &str| VirtualMac::of(address.parse().expect("an address"));
+        assert_eq!(mac("10.99.0.100").to_string(), "02:53:0a:63:00:64");
+        // FNV-1a, 32 bits, of the sixteen octets; pinned, because neighbours remember it across releases.
+        assert_eq!(mac("2001:db8::100").to_string(), PINNED_V6);
+        for address in ["10.99.0.100", "10.99.0.101", "2001:db8::100", "2001:db8::101"] {
+            assert_eq!(mac(address).0[0] & 0b11, 0b10, "{address}: local, and not multicast");
+        }
+        assert_ne!(mac("2001:db8::100"), mac("2001:db8::101"));
+    }
+
+    const PINNED_V6: &str = "02:36:49:58:8c:1e";
+
+    #[test]
+    fn a_full_plan_finds_its_seeds() {
+        let addresses: Vec<_> = (0..VIPS_MAX as u32).map(|low| Address::v4(0x0a63_0000 | low)).collect();
+        let seed =
+            seed_without_collision(&addresses, abi::VIP_SLOTS, abi::vip_slot).expect("a seed for addresses");
+        let mut slots: Vec<_> = addresses.iter().map(|address| abi::vip_slot(*address, seed)).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        assert_eq!(slots.len(), VIPS_MAX);
+
+        let keys: Vec<_> =
+            (0..RULES_MAX as u16).map(|index| abi::RuleKey::new(index / 16, 6, 8000 + index % 16)).collect();
+        assert!(seed_without_collision(&keys, abi::RULE_SLOTS, abi::rule_slot).is_some());
+    }
+
+    #[test]
+    fn equal_keys_have_no_seed() {
+        let twice = [Address::v4(1), Address::v4(1)];
+        assert_eq!(seed_without_collision(&twice, abi::VIP_SLOTS, abi::vip_slot), None);
+    }
+}
