@@ -12,6 +12,7 @@
 extern crate std;
 
 pub mod abi;
+pub mod answer;
 pub mod flow;
 pub mod packet;
 pub mod verdict;

@@ -28,7 +28,7 @@ pub fn safekit_farm(context: XdpContext) -> u32 {
     match decision.verdict {
         Verdict::NotFarm | Verdict::Ours { own_mac: _ } => xdp_action::XDP_PASS,
         Verdict::Drop => xdp_action::XDP_DROP,
-        Verdict::Answer(_) => xdp_action::XDP_TX,
+        Verdict::Answer(_) | Verdict::Advertise(_) => xdp_action::XDP_TX,
     }
 }
 

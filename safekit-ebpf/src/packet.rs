@@ -81,13 +81,33 @@ struct Ipv4Header {
 
 #[derive(Clone, Copy)]
 #[repr(C, packed)]
-struct Ipv6Header {
-    version: [u8; 4],
-    payload_length: u16,
-    next: u8,
-    hops: u8,
-    source: [u64; 2],
-    destination: [u64; 2],
+pub struct Ipv6Header {
+    pub version: [u8; 4],
+    pub payload_length: u16,
+    pub next: u8,
+    pub hops: u8,
+    pub source: [u64; 2],
+    pub destination: [u64; 2],
+}
+
+/// Neighbour solicitation or advertisement, RFC 4861 4.3 and 4.4, without options.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+pub struct NeighbourHeader {
+    pub kind: u8,
+    pub code: u8,
+    pub checksum: u16,
+    pub flags: u32,
+    pub target: [u64; 2],
+}
+
+/// Source or target link-layer address, RFC 4861 4.6.1.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+pub struct LinkOption {
+    pub kind: u8,
+    pub words: u8,
+    pub mac: [u8; 6],
 }
 
 #[derive(Clone, Copy)]
@@ -138,6 +158,10 @@ unsafe impl Plain for Ipv4Header {}
 // SAFETY: as above.
 unsafe impl Plain for Ipv6Header {}
 // SAFETY: as above.
+unsafe impl Plain for NeighbourHeader {}
+// SAFETY: as above.
+unsafe impl Plain for LinkOption {}
+// SAFETY: as above.
 unsafe impl Plain for TcpHeader {}
 // SAFETY: as above.
 unsafe impl Plain for UdpHeader {}
@@ -163,6 +187,9 @@ const EXTENSION_ROUTING: u8 = 43;
 const EXTENSION_FRAGMENT: u8 = 44;
 const EXTENSION_AUTHENTICATION: u8 = 51;
 const EXTENSION_DESTINATION: u8 = 60;
+
+pub const NEIGHBOUR_SOLICITATION: u8 = 135;
+pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 
 const TCP_SYN: u8 = 0x02;
 const TCP_ACK: u8 = 0x10;
@@ -210,6 +237,21 @@ pub struct Arp {
     pub sender: u32,
     pub target: u32,
     pub sender_mac: [u8; 6],
+}
+
+/// Neighbour discovery: IPv6's ARP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Where the IPv6 header begins; the message follows it at once.
+    pub offset: usize,
+    /// Who-has; anything else claims.
+    pub solicitation: bool,
+    pub sender: Address,
+    pub target: Address,
+    /// Where the frame came from.
+    pub sender_mac: [u8; 6],
+    /// Whether a link-layer address fits behind the message.
+    pub has_option: bool,
 }
 
 /// What an IP packet carries.
@@ -327,6 +369,36 @@ fn parse_arp(frame: &impl Frame, offset: usize) -> Packet {
         sender: u32::from_be(header.sender),
         target: u32::from_be(header.target),
         sender_mac: header.sender_mac,
+    })
+}
+
+/// Reads an IPv6 packet as neighbour discovery; none where it is none. What has passed a router is none: RFC 4861 7.1
+/// asks for 255 hops left.
+#[inline(always)]
+pub fn parse_neighbour(frame: &impl Frame, ip: &Ip) -> Option<Neighbour> {
+    if ip.version != Version::V6 || ip.protocol != PROTOCOL_ICMPV6 {
+        return None;
+    }
+    let hops = frame.read::<Ipv6Header>(ip.offset)?.hops;
+    let message = frame.read::<NeighbourHeader>(ip.payload)?;
+    let is_neighbour = matches!(message.kind, NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT);
+    if hops != 255
+        || !is_neighbour
+        || message.code != 0
+        || usize::from(ip.payload_length) < size_of::<NeighbourHeader>()
+    {
+        return None;
+    }
+    let with_option = size_of::<NeighbourHeader>() + size_of::<LinkOption>();
+    let target = message.target;
+    Some(Neighbour {
+        offset: ip.offset,
+        solicitation: message.kind == NEIGHBOUR_SOLICITATION,
+        sender: ip.source,
+        target: Address(u64::from_be(target[0]), u64::from_be(target[1])),
+        sender_mac: frame.read::<Ethernet>(0)?.source,
+        has_option: usize::from(ip.payload_length) >= with_option
+            && frame.read::<LinkOption>(ip.payload + size_of::<NeighbourHeader>()).is_some(),
     })
 }
 

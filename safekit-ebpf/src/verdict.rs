@@ -10,9 +10,10 @@
 //! Past the lease, mine and gained count as lost: a controller that stalls keeps its connections and takes no new one.
 
 use crate::abi::{Address, Balance, Rule, RuleKey, SCOPE_NONE, Table, Vip, scope_of_rule, scope_of_vip};
+use crate::answer::{Advertisement, ArpAnswer};
 use crate::flow::{self, Bucket, HashKey};
 use crate::packet::{
-    self, Arp, ArpHeader, Frame, FrameMut, Ip, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Tcp, Transport,
+    self, Arp, Frame, FrameMut, Ip, Neighbour, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Tcp, Transport,
 };
 
 /// What happens to a frame.
@@ -25,15 +26,9 @@ pub enum Verdict {
     /// Another node's, or nobody's.
     Drop,
     /// Answered in place, and sent back where it came from.
-    Answer(Answer),
-}
-
-/// "The virtual IP is at its virtual MAC."
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub request: Arp,
-    pub own_mac: [u8; 6],
-    pub virtual_mac: [u8; 6],
+    Answer(ArpAnswer),
+    /// The same for IPv6.
+    Advertise(Advertisement),
 }
 
 /// Verdict, why, and whose counter it is.
@@ -101,6 +96,12 @@ reasons! {
     ArpAnswered = "arp_answered",
     /// Dropped: somebody else claims the virtual IP, or answers for it.
     ArpClaim = "arp_claim",
+    /// Answered: who has the IPv6 virtual IP.
+    NdpAnswered = "ndp_answered",
+    /// Dropped: somebody else advertises the virtual IP.
+    NdpClaim = "ndp_claim",
+    /// Dropped: asks whether the virtual IP is free to take; the question has no room for an answer.
+    NdpProbe = "ndp_probe",
 }
 
 const _: () = assert!(Reason::ALL.len() <= crate::abi::REASON_SLOTS, "a counter row holds every reason");
@@ -167,10 +168,17 @@ pub trait World {
 #[inline(always)]
 pub fn decide(frame: &impl Frame, world: &impl World) -> Decision {
     match packet::parse(frame) {
-        Packet::Ip(ip) => match world.vip(ip.destination) {
-            Some(vip) => decide_ip(frame, &ip, &vip, world),
-            None => outside(Verdict::NotFarm, Reason::NotVip),
-        },
+        Packet::Ip(ip) => {
+            if let Some(neighbour) = packet::parse_neighbour(frame, &ip)
+                && let Some(vip) = world.vip(neighbour.target)
+            {
+                return decide_neighbour(&neighbour, &vip, world);
+            }
+            match world.vip(ip.destination) {
+                Some(vip) => decide_ip(frame, &ip, &vip, world),
+                None => outside(Verdict::NotFarm, Reason::NotVip),
+            }
+        }
         Packet::Arp(arp) => decide_arp(&arp, world),
         Packet::Other => outside(Verdict::NotFarm, Reason::NotIp),
         Packet::Malformed => outside(Verdict::Drop, Reason::Malformed),
@@ -183,7 +191,8 @@ pub fn apply(frame: &mut impl FrameMut, verdict: &Verdict) -> Option<()> {
     match verdict {
         Verdict::NotFarm | Verdict::Drop => Some(()),
         Verdict::Ours { own_mac } => frame.write(0, *own_mac),
-        Verdict::Answer(answer) => write_answer(frame, answer),
+        Verdict::Answer(answer) => answer.write(frame),
+        Verdict::Advertise(advertisement) => advertisement.write(frame),
     }
 }
 
@@ -307,28 +316,35 @@ fn answer_arp(arp: &Arp, vip: &Vip, world: &impl World) -> (Verdict, Reason) {
     if !answers {
         return (Verdict::Drop, reason);
     }
-    let answer = Answer { request: *arp, own_mac: vip.own_mac, virtual_mac: vip.virtual_mac };
+    let answer = ArpAnswer { request: *arp, own_mac: vip.own_mac, virtual_mac: vip.virtual_mac };
     (Verdict::Answer(answer), Reason::ArpAnswered)
 }
 
-/// RFC 826 "packet reception": the request turned round. The Ethernet source is the card's own address, because a
-/// switch must never learn where the virtual one lives; neighbours learn it from the payload.
+/// Neighbour discovery about a virtual IP never reaches the stack either.
 #[inline(always)]
-fn write_answer(frame: &mut impl FrameMut, answer: &Answer) -> Option<()> {
-    let request = &answer.request;
-    let reply = ArpHeader {
-        hardware: 1u16.to_be(),
-        protocol: packet::ETHERTYPE_IPV4.to_be(),
-        lengths: [6, 4],
-        operation: 2u16.to_be(),
-        sender_mac: answer.virtual_mac,
-        sender: request.target.to_be(),
-        target_mac: request.sender_mac,
-        target: request.sender.to_be(),
-    };
-    frame.write(request.offset, reply)?;
-    frame.write(0, request.sender_mac)?;
-    frame.write(size_of::<[u8; 6]>(), answer.own_mac)
+fn decide_neighbour(neighbour: &Neighbour, vip: &Vip, world: &impl World) -> Decision {
+    let (verdict, reason) = answer_neighbour(neighbour, vip, world);
+    Decision { verdict, reason, scope: scope_of_vip(vip.index) }
+}
+
+#[inline(always)]
+fn answer_neighbour(neighbour: &Neighbour, vip: &Vip, world: &impl World) -> (Verdict, Reason) {
+    if vip.interface != world.interface() {
+        return (Verdict::Drop, Reason::WrongInterface);
+    }
+    if !neighbour.solicitation || neighbour.sender == vip.address {
+        return (Verdict::Drop, Reason::NdpClaim);
+    }
+    if neighbour.sender == Address::UNSPECIFIED {
+        return (Verdict::Drop, Reason::NdpProbe);
+    }
+    let bucket = flow::bucket(world.hash_key(), Balance::Client, neighbour.sender, 0);
+    let (answers, reason) = single_verdict(world.bucket(vip.group, bucket), world);
+    if !answers {
+        return (Verdict::Drop, reason);
+    }
+    let answer = Advertisement { request: *neighbour, own_mac: vip.own_mac, virtual_mac: vip.virtual_mac };
+    (Verdict::Advertise(answer), Reason::NdpAnswered)
 }
 
 #[cfg(test)]

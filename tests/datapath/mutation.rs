@@ -87,13 +87,22 @@ fn is_right(frame: &[u8], circumstances: Circumstances, outcome: &Outcome) -> bo
         circumstances.lease && matches!(circumstances.state, BucketState::Mine | BucketState::Gained);
     match (about_a_virtual_ip(frame), outcome.action) {
         (Some(true), Action::Pass) => may_accept || outcome.reason == Reason::IcmpError,
-        (Some(true), Action::Transmit) => may_accept && outcome.reason == Reason::ArpAnswered,
+        (Some(true), Action::Transmit) => {
+            may_accept && matches!(outcome.reason, Reason::ArpAnswered | Reason::NdpAnswered)
+        }
         (Some(true), Action::Drop) => outcome.bytes == frame,
         (Some(false), Action::Pass) => outcome.bytes == frame,
         (Some(false), Action::Drop) => outcome.reason == Reason::Malformed,
         (Some(false), Action::Transmit) => false,
         (None, action) => action == Action::Drop && outcome.reason == Reason::Malformed,
     }
+}
+
+/// Neighbour discovery about the virtual IP, to whomever.
+fn asks_or_tells(body: &[u8]) -> bool {
+    let length = u16::from_be_bytes([body[4], body[5]]);
+    let message = body.get(40..64).filter(|_| length >= 24 && body[6] == 58 && body[7] == 255);
+    message.is_some_and(|message| matches!(message[..2], [135 | 136, 0]) && message[8..24] == VIP6.octets())
 }
 
 /// Read a second time, as plainly as can be; none where the frame ends before it says.
@@ -110,7 +119,7 @@ fn about_a_virtual_ip(frame: &[u8]) -> Option<bool> {
     let ours4 = |address: &[u8]| address == VIP.octets() || address == VIP_ELSEWHERE.octets();
     match kind {
         [0x08, 0x00] => body.get(..20).map(|header| ours4(&header[16..20])),
-        [0x86, 0xdd] => body.get(..40).map(|header| header[24..40] == VIP6.octets()),
+        [0x86, 0xdd] => body.get(..40).map(|header| header[24..40] == VIP6.octets() || asks_or_tells(body)),
         [0x08, 0x06] => body.get(..28).map(|arp| {
             let ethernet_ipv4 = arp[..6] == [0, 1, 8, 0, 6, 4];
             ethernet_ipv4 && (ours4(&arp[14..18]) || ours4(&arp[24..28]))

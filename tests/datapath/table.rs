@@ -4,10 +4,10 @@ use anyhow::Result;
 use safekit::driver::datapath::VirtualMac;
 use safekit_ebpf::verdict::{BucketState, Reason};
 use safekit_tests::fixture::{
-    self, Action, CIRCUMSTANCES, GROUP, HASH_KEY, Host, Loaded, OWN_MAC, VIP, all_but, uniform,
+    self, Action, CIRCUMSTANCES, GROUP, HASH_KEY, Host, Loaded, OWN_MAC, VIP, VIP6, all_but, uniform,
 };
 use safekit_tests::packets::CLIENT_MAC;
-use safekit_tests::rows::{self, CLIENT, Expect};
+use safekit_tests::rows::{self, CLIENT, CLIENT6, Expect};
 
 #[test]
 fn every_row_has_its_verdict_in_both_filters() -> Result<()> {
@@ -42,7 +42,10 @@ fn what_passes_changes_only_its_destination_and_what_drops_nothing() {
                 assert_eq!(outcome.bytes[..6], OWN_MAC, "{}", row.name);
                 assert_eq!(outcome.bytes[6..], row.frame[6..], "{}", row.name);
             }
-            Action::Transmit => assert_eq!(row.expect, Expect::Answered, "{}", row.name),
+            Action::Transmit => {
+                assert!(matches!(row.expect, Expect::Answered | Expect::Advertised), "{}", row.name);
+                assert_eq!(outcome.bytes[6..12], OWN_MAC, "{}", row.name);
+            }
             Action::Drop => unreachable!("counted as untouched"),
         }
     }
@@ -88,6 +91,40 @@ fn an_arp_answer_tells_the_virtual_mac_and_comes_from_the_own_one() {
     assert_eq!(answer[32..38], CLIENT_MAC);
     assert_eq!(answer[38..42], CLIENT.octets());
     assert_eq!(answer[42..], row.frame[42..], "the padding stays");
+}
+
+#[test]
+fn an_advertisement_tells_the_virtual_mac_and_reads_as_one() {
+    let mut host = Host::new();
+    host.set(CIRCUMSTANCES[1]);
+    for row in rows::all().iter().filter(|row| row.expect == Expect::Advertised) {
+        let answer = host.run(&row.frame).bytes;
+        let sliced =
+            etherparse::SlicedPacket::from_ethernet(&answer).expect("an answer that others can read");
+        let Some(etherparse::NetSlice::Ipv6(ip)) = &sliced.net else { panic!("{}: not IPv6", row.name) };
+        let Some(etherparse::TransportSlice::Icmpv6(icmp)) = &sliced.transport else {
+            panic!("{}: not ICMPv6", row.name)
+        };
+        let (source, destination) = (ip.header().source_addr(), ip.header().destination_addr());
+        assert_eq!((source, destination, ip.header().hop_limit()), (VIP6, CLIENT6, 255), "{}", row.name);
+        assert!(icmp.is_checksum_valid(source.octets(), destination.octets()), "{}: checksum", row.name);
+        let message = icmp.slice();
+        assert_eq!(message[..2], [136, 0], "{}", row.name);
+        assert_eq!(message[8..24], VIP6.octets(), "{}", row.name);
+        assert_eq!(answer[..6], CLIENT_MAC, "{}", row.name);
+        match message.get(24..) {
+            Some([]) | None => assert_eq!(message[4], 0x40, "{}: solicited", row.name),
+            Some(option) => {
+                assert_eq!(message[4], 0x60, "{}: solicited, override", row.name);
+                assert_eq!(
+                    (&option[..2], &option[2..8]),
+                    (&[2, 1][..], &VirtualMac::of(VIP6.into()).0[..]),
+                    "{}",
+                    row.name
+                );
+            }
+        }
+    }
 }
 
 #[test]

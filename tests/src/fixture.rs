@@ -259,7 +259,7 @@ impl Host {
         let action = match verdict {
             Verdict::NotFarm | Verdict::Ours { own_mac: _ } => Action::Pass,
             Verdict::Drop => Action::Drop,
-            Verdict::Answer(_) => Action::Transmit,
+            Verdict::Answer(_) | Verdict::Advertise(_) => Action::Transmit,
         };
         Outcome { action, bytes: bytes.0, reason, scope }
     }

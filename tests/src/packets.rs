@@ -167,6 +167,20 @@ impl Builder {
         self.protocol(58).icmp_body(kind, code, id)
     }
 
+    /// Neighbour discovery (solicitation 135, advertisement 136), with the sender's link-layer address if wanted.
+    pub fn neighbour(self, kind: u8, target: Ipv6Addr, with_mac: bool) -> Self {
+        let mut message = self.protocol(58);
+        let hops = message.ipv6_at.expect("neighbour discovery is IPv6") + 7;
+        message.bytes[hops] = 255;
+        message.bytes.extend_from_slice(&[kind, 0, 0, 0, 0, 0, 0, 0]);
+        message.bytes.extend_from_slice(&target.octets());
+        if with_mac {
+            message.bytes.extend_from_slice(&[1, 1]);
+            message.bytes.extend_from_slice(&CLIENT_MAC);
+        }
+        message
+    }
+
     fn icmp_body(mut self, kind: u8, code: u8, id: u16) -> Self {
         self.bytes.extend_from_slice(&[kind, code, 0, 0]);
         self.bytes.extend_from_slice(&id.to_be_bytes());

@@ -33,6 +33,8 @@ pub enum Expect {
     Single,
     /// Stands alone: is answered by the owner.
     Answered,
+    /// The same for IPv6.
+    Advertised,
 }
 
 impl Expect {
@@ -53,10 +55,11 @@ impl Expect {
             (Self::Established, Mine, false) => (Drop, Reason::NoSocket),
             (Self::Established, Gained | Lost, _) => (Drop, Reason::NoSocket),
 
-            (Self::Single | Self::Answered, Foreign | Lost, _) => (Drop, Reason::Foreign),
-            (Self::Single | Self::Answered, Mine | Gained, false) => (Drop, Reason::Lease),
+            (Self::Single | Self::Answered | Self::Advertised, Foreign | Lost, _) => (Drop, Reason::Foreign),
+            (Self::Single | Self::Answered | Self::Advertised, Mine | Gained, false) => (Drop, Reason::Lease),
             (Self::Single, Mine | Gained, true) => (Pass, Reason::Mine),
             (Self::Answered, Mine | Gained, true) => (Transmit, Reason::ArpAnswered),
+            (Self::Advertised, Mine | Gained, true) => (Transmit, Reason::NdpAnswered),
         }
     }
 }
@@ -87,6 +90,7 @@ pub fn all() -> Vec<Row> {
         icmp(),
         ipv6(),
         arp(),
+        ndp(),
         outside(),
         malformed(),
         addressing(),
@@ -331,6 +335,62 @@ fn arp() -> Vec<Row> {
             ethernet(BROADCAST).arp(1, CLIENT, VIP).with(16, 9),
             Expect::Always(Action::Pass, Reason::NotIp),
         ),
+    ]
+}
+
+fn ndp() -> Vec<Row> {
+    /// The solicited-node group of [`VIP6`], RFC 4291 2.7.1, and its MAC.
+    const GROUP: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 0x100);
+    const GROUP_MAC: [u8; 6] = [0x33, 0x33, 0xff, 0, 1, 0];
+    let from = |sender| ethernet(GROUP_MAC).ipv6(sender, GROUP);
+    let claim = Expect::Always(Action::Drop, Reason::NdpClaim);
+    let probe = Expect::Always(Action::Drop, Reason::NdpProbe);
+    let of_client = |row: Row| row.of(Balance::Client, CLIENT6, 0);
+    vec![
+        of_client(row(
+            "ndp who has the virtual ip",
+            from(CLIENT6).neighbour(135, VIP6, true).build(),
+            Expect::Advertised,
+        )),
+        of_client(row(
+            "ndp who has, to it alone",
+            v6().neighbour(135, VIP6, true).build(),
+            Expect::Advertised,
+        )),
+        of_client(row(
+            "ndp who has, without a mac",
+            v6().neighbour(135, VIP6, false).build(),
+            Expect::Advertised,
+        )),
+        of_client(row(
+            "ndp who has, with more options",
+            from(CLIENT6).neighbour(135, VIP6, true).payload(8).build(),
+            Expect::Advertised,
+        )),
+        of_client(row(
+            "ndp who has, tagged",
+            ethernet(GROUP_MAC).vlan(5).ipv6(CLIENT6, GROUP).neighbour(135, VIP6, true).build(),
+            Expect::Advertised,
+        )),
+        row(
+            "ndp probe for the virtual ip",
+            from(Ipv6Addr::UNSPECIFIED).neighbour(135, VIP6, false).build(),
+            probe,
+        ),
+        row("ndp solicitation from the virtual ip", from(VIP6).neighbour(135, VIP6, true).build(), claim),
+        row("ndp advertisement of the virtual ip", v6().neighbour(136, VIP6, true).build(), claim),
+        row(
+            "ndp unasked advertisement to all",
+            ethernet(GROUP_MAC).ipv6(VIP6, GROUP).neighbour(136, VIP6, true).build(),
+            claim,
+        ),
+        row("ndp between others", from(CLIENT6).neighbour(135, CLIENT6, true).build(), PASS_UNTOUCHED),
+        row(
+            "ndp who has, through a router",
+            from(CLIENT6).neighbour(135, VIP6, true).with(21, 254),
+            PASS_UNTOUCHED,
+        ),
+        row("ndp who has, with a code", from(CLIENT6).neighbour(135, VIP6, true).with(55, 1), PASS_UNTOUCHED),
     ]
 }
 
