@@ -17,7 +17,7 @@ use safekit_ebpf::packet::{Frame, FrameMut, Ip, OFFSET_MAX, Plain, Tcp, Version}
 use safekit_ebpf::verdict::{BucketState, Evidence, Verdict, World, apply, decide};
 
 #[xdp]
-pub fn safekit_farm(context: XdpContext) -> u32 {
+pub(crate) fn safekit_farm(context: XdpContext) -> u32 {
     let mut frame = XdpFrame::of(&context);
     let decision = decide(&frame, &Kernel { context: &context });
     maps::count(&decision);
@@ -35,7 +35,7 @@ pub fn safekit_farm(context: XdpContext) -> u32 {
 /// Both clocks, read together: `[jiffies64, boot ns]` in the first sixteen bytes. Boot time is read last, so the tick
 /// that it is paired with had already begun.
 #[xdp]
-pub fn safekit_clock(context: XdpContext) -> u32 {
+pub(crate) fn safekit_clock(context: XdpContext) -> u32 {
     // SAFETY: both helpers only return a number.
     let reading = unsafe { Clocks([bpf_jiffies64(), bpf_ktime_get_boot_ns()]) };
     match XdpFrame::of(&context).write(0, reading) {
@@ -46,14 +46,14 @@ pub fn safekit_clock(context: XdpContext) -> u32 {
 
 /// The floor of a measurement.
 #[xdp]
-pub fn safekit_empty(_context: XdpContext) -> u32 {
+pub(crate) fn safekit_empty(_context: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
 /// Gives a frame (Ethernet, IPv4 without options, TCP) another of 65,536 clients, scattered, and calls the program
 /// under measurement: 256 addresses with 256 ports each.
 #[xdp]
-pub fn safekit_flows(context: XdpContext) -> u32 {
+pub(crate) fn safekit_flows(context: XdpContext) -> u32 {
     const SOURCE_LAST_BYTE: usize = 29;
     const SOURCE_PORT: usize = 34;
     let flow = maps::next_flow().wrapping_mul(40_503);

@@ -188,6 +188,22 @@ fn another_program_and_a_missing_interface_are_named() -> Result<()> {
 }
 
 #[test]
+fn a_filter_that_attaches_to_one_interface_only_is_taken_back() -> Result<()> {
+    in_new_namespace(|| {
+        interfaces()?;
+        let mut one = plan();
+        one.virtual_ips.retain(|vip| vip.interface == "eth0");
+        one.rules.clear();
+        let _holder = Datapath::load(&one, None, ModeChoice::Auto)?;
+
+        let refused = pinned(&plan()).expect_err("eth0 is taken, after eth1 was not");
+        ensure!(refused.to_string().contains("eth0"), "{refused}");
+        ensure!(!ip("link show eth1")?.contains("xdp"), "eth1 is free again");
+        Ok(())
+    })
+}
+
+#[test]
 fn modes_follow_the_driver_and_the_operator() -> Result<()> {
     in_new_namespace(|| {
         interfaces()?;

@@ -5,6 +5,7 @@
 //! <pin directory>/link-<interface>   the attachment; while this is there, the filter runs
 //! ```
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::FdLink;
@@ -75,9 +76,7 @@ impl Attached {
         match self.link {
             Held::Here { _link: _ } => Ok(()),
             Held::Pinned(path) => match detach_pinned_link(&path) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    Err(Error::Unpin { path, source })
-                }
+                Err(source) if source.kind() != ErrorKind::NotFound => Err(Error::Unpin { path, source }),
                 Ok(()) | Err(_) => Ok(()),
             },
         }
@@ -146,24 +145,33 @@ fn link_pin(directory: &Path, interface: &str) -> PathBuf {
 /// Ends whatever an earlier life has left in `pin_dir`: first the filter, then what it looks at. The directory itself,
 /// and the bpffs, stay.
 pub fn remove_pins(pin_dir: &Path) -> Result<(), Error> {
+    remove_links(pin_dir)?;
+    remove_maps(pin_dir)
+}
+
+/// Detaches every filter that is pinned here, on whatever interface.
+pub(super) fn remove_links(pin_dir: &Path) -> Result<(), Error> {
+    let unreadable = |source| Error::Unpin { path: pin_dir.to_owned(), source };
     let entries = match std::fs::read_dir(pin_dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(Error::Unpin { path: pin_dir.to_owned(), source }),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(unreadable(source)),
     };
     for entry in entries {
-        let path = entry.map_err(|source| Error::Unpin { path: pin_dir.to_owned(), source })?.path();
-        let is_link = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LINK_PREFIX));
-        if is_link {
+        let path = entry.map_err(unreadable)?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LINK_PREFIX)) {
             detach_pinned_link(&path).map_err(|source| Error::Unpin { path, source })?;
         }
     }
+    Ok(())
+}
+
+/// Removes the pins of the maps; a filter that still runs keeps the maps themselves.
+pub(super) fn remove_maps(pin_dir: &Path) -> Result<(), Error> {
     for map in PINNED_MAPS {
         let path = pin_dir.join(map);
         match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::Unpin { path, source });
-            }
+            Err(source) if source.kind() != ErrorKind::NotFound => return Err(Error::Unpin { path, source }),
             Ok(()) | Err(_) => {}
         }
     }

@@ -153,22 +153,43 @@ impl Datapath {
     /// With `pin_dir` (a directory of our own, made a bpffs where it is none) maps and attachments outlive the process,
     /// and those of an earlier life are replaced; without, they end with the value.
     pub fn load(plan: &Plan, pin_dir: Option<&Path>, choice: ModeChoice) -> Result<Self, Error> {
-        if let Some(directory) = pin_dir {
-            ensure_bpffs(directory).map_err(|source| Error::Bpffs { path: directory.to_owned(), source })?;
-            remove_pins(directory)?;
-        }
         let mut interfaces = Vec::new();
         for name in plan.interfaces() {
             let interface = sys::Interface::find(name)
                 .map_err(|source| Error::Interface { interface: name.to_owned(), source })?;
             interfaces.push((name.to_owned(), interface));
         }
-        let mut datapath = Self::load_detached(plan, &interfaces, pin_dir)?;
-        for (name, interface) in &interfaces {
-            let attached = Attached::attach(datapath.object.filter_mut()?, name, interface, choice, pin_dir)?;
-            datapath.attached.push(attached);
+        if let Some(directory) = pin_dir {
+            ensure_bpffs(directory).map_err(|source| Error::Bpffs { path: directory.to_owned(), source })?;
+            attach::remove_maps(directory)?;
         }
-        Ok(datapath)
+        let mut datapath = Self::load_detached(plan, &interfaces, pin_dir)?;
+        // An earlier life's filter runs until the moment before ours does.
+        if let Some(directory) = pin_dir {
+            attach::remove_links(directory)?;
+        }
+        match datapath.attach_all(&interfaces, choice) {
+            Ok(()) => Ok(datapath),
+            Err(error) => {
+                // Half a filter must not outlive us; what went wrong first is what the operator should read.
+                if let Err(second) = datapath.detach() {
+                    tracing::warn!(error = %second, "cannot take the farm filter back");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn attach_all(
+        &mut self,
+        interfaces: &[(String, sys::Interface)],
+        choice: ModeChoice,
+    ) -> Result<(), Error> {
+        for (name, interface) in interfaces {
+            let program = self.object.filter_mut()?;
+            self.attached.push(Attached::attach(program, name, interface, choice, self.pin_dir.as_deref())?);
+        }
+        Ok(())
     }
 
     /// Loads without attaching: for tests and benchmarks, which run the program by hand. `interface` gives the index and
