@@ -10,10 +10,13 @@ use std::process::{Command, Stdio};
 const TARGET: &str = "bpfel-unknown-none";
 const PACKAGE: &str = "safekit-ebpf";
 
-/// - Full debug information becomes BTF (`--btf`), with which the kernel explains what it refuses.
-/// - Headers lie at odd offsets; machines that aya supports read them at once, not byte by byte.
-const FLAGS: &[&str] =
-    &["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-feature=+allows-misaligned-mem-access"];
+/// Full debug information becomes BTF, with which the kernel explains what it refuses.
+const FLAGS: &[&str] = &["-Cdebuginfo=2", "-Clink-arg=--btf"];
+
+/// Headers lie at odd offsets. These machines read them at once rather than byte by byte, and their kernels let a
+/// program do so (HAVE_EFFICIENT_UNALIGNED_ACCESS); it saves 2 to 3 ns a packet.
+const UNALIGNED: &str = "-Clink-arg=--cpu-features=+allows-misaligned-mem-access";
+const UNALIGNED_MACHINES: &[&str] = &["x86_64", "aarch64"];
 
 /// What the outer cargo (or clippy, or a coverage run) means for its own target only.
 const OUTER_ONLY: &[&str] = &[
@@ -71,8 +74,12 @@ fn build(source: &Path, target_dir: &Path) -> bool {
     for name in OUTER_ONLY {
         cargo.env_remove(name);
     }
+    let mut flags = FLAGS.to_vec();
+    if UNALIGNED_MACHINES.contains(&variable("CARGO_CFG_TARGET_ARCH").as_str()) {
+        flags.push(UNALIGNED);
+    }
     let status = cargo
-        .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"))
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .env("RUSTC_BOOTSTRAP", "1")
         .current_dir(source)
         .args(["build", "--release", "--locked", "-Zbuild-std=core", "--features=kernel"])
