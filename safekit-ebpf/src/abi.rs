@@ -1,7 +1,7 @@
 //! The contract between the filter and its driver: map names, the shape of what is in them, and how many.
 //!
-//! Both sides compile this file, so a shape cannot differ between them; [`ABI_VERSION`] tells a filter that an earlier
-//! life pinned from ours. Native byte order throughout: the maps never leave the machine.
+//! Both sides compile this file and travel in one binary, so a shape cannot differ between them; [`ABI_VERSION`] is for
+//! whoever opens the pinned maps from outside. Native byte order throughout: the maps never leave the machine.
 //!
 //! ```text
 //! VIPS     address  -> Vip         direct slots: a key has one place, or it is absent (see `vip_slot`)

@@ -146,8 +146,8 @@ impl World for Kernel<'_> {
         maps::bucket(group, bucket)
     }
 
-    /// Ticks cost one load; the exact clock costs 40 ns. The driver states the lease so that ticks are safe, and
-    /// chooses the exact clock where they would shorten the lease too much (see `driver/datapath/clock.rs`).
+    /// Ticks cost one load; the exact clock costs about 30 ns. The driver states the lease so that ticks are safe, and
+    /// chooses the exact clock where they would shorten the lease too much (see `driver/datapath/lease.rs`).
     #[inline(always)]
     fn lease_holds(&self) -> bool {
         let lease = maps::lease();
