@@ -12,7 +12,8 @@
 //! J(t), so it accepts nothing past the lease. Proof: in the whole ticks from m0 to t the counter gains
 //! floor((t - m0) / tick), less what it lags; and it lags by at most STALLED_TICKS, because a CPU whose tick finds the
 //! counter standing for that many of its own ticks advances it itself (`MAX_STALLED_JIFFIES`, kernel/time/tick-sched.c,
-//! since Linux 5.18; older kernels get the exact clock), and an idle CPU catches up when an interrupt wakes it. If j0 itself lagged, J is only lower.
+//! since Linux 5.18; older kernels get the exact clock), and an idle CPU catches up when an interrupt wakes it. If j0
+//! itself lagged, J is only lower.
 //! **Cost:** the lease ends up to STALLED_TICKS + 1 ticks early: 24 ms at 250 Hz, 6 ms at 1,000 Hz. Where that is more
 //! than a quarter of the lease, the filter is loaded with the exact clock instead.
 //! **Outside of the bound:** a virtual machine that was stopped as a whole, for the first STALLED_TICKS ticks in which
