@@ -1,88 +1,104 @@
-//! Builds the kernel object with the pinned compiler and `bpf-linker`, for `driver/datapath` to embed.
+//! Builds the kernel object that the binary embeds, with the same pinned compiler.
+//!
+//! The object is a crate of another target, which cargo cannot name as a dependency on stable. So this asks for one
+//! more cargo run, with its own target directory (the outer cargo holds the lock of the usual one).
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 const TARGET: &str = "bpfel-unknown-none";
+const PACKAGE: &str = "safekit-ebpf";
+
+/// Full debug information becomes BTF, with which the kernel explains what it refuses.
+const FLAGS: &[&str] = &["-Cdebuginfo=2", "-Clink-arg=--btf"];
+
+/// Headers lie at odd offsets. These machines read them at once rather than byte by byte, and their kernels let a
+/// program do so (HAVE_EFFICIENT_UNALIGNED_ACCESS); it saves 2 to 3 ns a packet.
+const UNALIGNED: &str = "-Clink-arg=--cpu-features=+allows-misaligned-mem-access";
+const UNALIGNED_MACHINES: &[&str] = &["x86_64", "aarch64"];
+
+/// What the outer cargo (or clippy, or a coverage run) means for its own target only.
+const OUTER_ONLY: &[&str] = &[
+    "RUSTFLAGS",
+    "CARGO_BUILD_RUSTFLAGS",
+    "CARGO_BUILD_TARGET",
+    "CARGO_BUILD_TARGET_DIR",
+    "CARGO_TARGET_DIR",
+    "RUSTC_WRAPPER",
+    "RUSTC_WORKSPACE_WRAPPER",
+    "CARGO_BUILD_RUSTC_WRAPPER",
+    "CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER",
+    "CLIPPY_ARGS",
+    "RUSTDOC",
+    "CARGO_INCREMENTAL",
+];
 
 fn main() {
-    let workspace = Path::new(&variable("CARGO_MANIFEST_DIR")).join("..");
-    println!("cargo::rerun-if-changed={}", workspace.join("safekit-ebpf/src").display());
-    println!("cargo::rerun-if-changed={}", workspace.join("safekit-ebpf/Cargo.toml").display());
-    println!("cargo::rerun-if-env-changed=PATH");
-    let object = PathBuf::from(variable("OUT_DIR")).join("safekit-ebpf");
-    if let Err(problem) = build(&workspace, &object) {
-        // The one line that a person needs, without cargo's wall around a panic.
-        println!("cargo::error={problem}");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(PACKAGE);
+    for watched in ["src", "Cargo.toml"] {
+        println!("cargo::rerun-if-changed={}", source.join(watched).display());
     }
+    println!("cargo::rerun-if-changed=build.rs");
+
+    if let Some(missing) = missing_tool() {
+        fail(&format!("{missing} is missing, and the kernel object cannot be built without it"));
+    }
+    let out = PathBuf::from(variable("OUT_DIR"));
+    let target_dir = out.join("ebpf");
+    if !build(&source, &target_dir) {
+        println!("cargo::error=the kernel object does not build; cargo's own words are above");
+        std::process::exit(1);
+    }
+    let object = target_dir.join(TARGET).join("release").join(PACKAGE);
+    let copy = out.join("safekit-ebpf.o");
+    if let Err(error) = std::fs::copy(&object, &copy) {
+        fail(&format!("{} cannot be copied: {error}", object.display()));
+    }
+}
+
+fn missing_tool() -> Option<&'static str> {
+    let linker =
+        Command::new("bpf-linker").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if !linker.is_ok_and(|status| status.success()) {
+        return Some("bpf-linker");
+    }
+    let sysroot = Command::new(variable("RUSTC")).args(["--print", "sysroot"]).output().ok()?;
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot.stdout).trim());
+    let core = sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml");
+    (!core.is_file()).then_some("the component rust-src")
+}
+
+fn build(source: &Path, target_dir: &Path) -> bool {
+    let mut cargo = Command::new(variable("CARGO"));
+    for name in OUTER_ONLY {
+        cargo.env_remove(name);
+    }
+    let mut flags = FLAGS.to_vec();
+    if UNALIGNED_MACHINES.contains(&variable("CARGO_CFG_TARGET_ARCH").as_str()) {
+        flags.push(UNALIGNED);
+    }
+    let status = cargo
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        .env("RUSTC_BOOTSTRAP", "1")
+        .current_dir(source)
+        .args(["build", "--release", "--locked", "-Zbuild-std=core", "--features=kernel"])
+        .args(["--bin", PACKAGE, "--target", TARGET, "--target-dir"])
+        .arg(target_dir)
+        // Cargo reads this program's standard output as instructions.
+        .stdout(std::io::stderr())
+        .status();
+    status.is_ok_and(|status| status.success())
 }
 
 fn variable(name: &str) -> String {
-    env::var(name).unwrap_or_else(|_| panic!("cargo sets {name} for build scripts"))
+    env::var(name).unwrap_or_else(|error| panic!("cargo sets {name} for build scripts: {error}"))
 }
 
-fn build(workspace: &Path, object: &Path) -> Result<(), String> {
-    let linker = find_linker().ok_or(
-        "the kernel object cannot be built: bpf-linker is missing. `cargo xtask setup` installs it, and whatever else is missing",
-    )?;
-    let sysroot = rustc_sysroot()?;
-    if !sysroot.join("lib/rustlib/src/rust/library/core").is_dir() {
-        return Err("the kernel object cannot be built: the compiler's sources (rust-src) are missing. \
-                    `cargo xtask setup` installs them, and whatever else is missing"
-            .to_owned());
-    }
-    let target_dir = PathBuf::from(variable("OUT_DIR")).join("bpf");
-    let mut cargo = Command::new(variable("CARGO"));
-    // What cargo set for this package would change the build of that one.
-    for (name, _) in env::vars() {
-        if name.starts_with("CARGO_") && name != "CARGO_HOME" || name.starts_with("RUSTFLAGS") {
-            cargo.env_remove(name);
-        }
-    }
-    let status = cargo
-        .env_remove("RUSTC")
-        .env_remove("RUSTC_WRAPPER")
-        .env_remove("RUSTC_WORKSPACE_WRAPPER")
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_CFG_BPF_TARGET_ARCH", variable("CARGO_CFG_TARGET_ARCH"))
-        .env("CARGO_ENCODED_RUSTFLAGS", rustflags(&linker))
-        .args(["build", "--quiet", "--release", "--package", "safekit-ebpf", "--bin", "safekit-ebpf"])
-        .args(["--features", "kernel", "-Z", "build-std=core", "--target", TARGET])
-        .arg("--manifest-path")
-        .arg(workspace.join("Cargo.toml"))
-        .arg("--target-dir")
-        .arg(&target_dir)
-        .status()
-        .map_err(|error| format!("cannot run cargo for the kernel object: {error}"))?;
-    if !status.success() {
-        return Err(format!("the build of the kernel object failed ({status}); its messages are above"));
-    }
-    let built = target_dir.join(TARGET).join("release/safekit-ebpf");
-    std::fs::copy(&built, object).map_err(|error| format!("cannot copy {}: {error}", built.display()))?;
-    Ok(())
-}
-
-/// Flags that the linker and the verifier depend on, separated as cargo wants them.
-fn rustflags(linker: &Path) -> String {
-    let linker = format!("-Clinker={}", linker.display());
-    let architecture = format!("--cfg=bpf_target_arch=\"{}\"", variable("CARGO_CFG_TARGET_ARCH"));
-    // Debug information becomes the maps' and programs' types (BTF).
-    [&linker, &architecture, "-Cdebuginfo=2", "-Clink-arg=--btf"].join("\x1f")
-}
-
-fn find_linker() -> Option<PathBuf> {
-    let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")));
-    let paths = env::split_paths(&env::var_os("PATH")?).collect::<Vec<_>>();
-    paths
-        .into_iter()
-        .chain(home.map(|home| home.join("bin")))
-        .map(|path| path.join("bpf-linker"))
-        .find(|file| file.is_file())
-}
-
-fn rustc_sysroot() -> Result<PathBuf, String> {
-    let output = Command::new(variable("RUSTC")).args(["--print", "sysroot"]).output();
-    let output = output.map_err(|error| format!("cannot ask rustc for its sysroot: {error}"))?;
-    Ok(String::from_utf8_lossy(&output.stdout).trim().into())
+fn fail(what: &str) -> ! {
+    println!(
+        "cargo::error={what}. Run `cargo xtask setup` once: it brings the pinned compiler's sources and bpf-linker, \
+         says what it does, and does nothing when all is there; then build again."
+    );
+    std::process::exit(1);
 }

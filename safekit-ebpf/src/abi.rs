@@ -1,198 +1,186 @@
-//! The kernel boundary: maps, their keys and values. Both sides are built from this file.
+//! The contract between the filter and its driver: map names, the shape of what is in them, and how many.
+//!
+//! Both sides compile this file and travel in one binary, so a shape cannot differ between them; [`ABI_VERSION`] is for
+//! whoever opens the pinned maps from outside. Native byte order throughout: the maps never leave the machine.
+//!
+//! ```text
+//! VIPS     address  -> Vip         direct slots: a key has one place, or it is absent (see `vip_slot`)
+//! RULES    RuleKey  -> Rule        the same
+//! ACTIVE   group    -> 0 | 1       which of the group's two tables counts
+//! TABLES   group * 2 + slot        65,536 buckets of two bits: [u64; 2048]
+//! LEASE    0        -> Lease       until when this node may accept
+//! COUNTERS scope    -> [u64; 32]   per CPU, by Reason; scope 0 = no VIP, then VIPs, then rules
+//! ```
 
-/// Raised when anything here changes meaning: pinned maps of another version are not taken over.
+/// Changes with every change of a shape in this file or of what a counter means.
 pub const ABI_VERSION: u32 = 1;
 
-/// Buckets of a rule group.
+pub const PROGRAM: &str = "safekit_farm";
+/// Reads both clocks in one go, so that the driver can state a lease in ticks.
+pub const PROGRAM_CLOCK: &str = "safekit_clock";
+/// What a benchmark subtracts: the cheapest program there is.
+pub const PROGRAM_EMPTY: &str = "safekit_empty";
+/// Gives each repetition of a benchmark another client, then calls the filter (or the empty program).
+pub const PROGRAM_FLOWS: &str = "safekit_flows";
+
+pub const MAP_VIPS: &str = "VIPS";
+pub const MAP_RULES: &str = "RULES";
+pub const MAP_ACTIVE: &str = "ACTIVE";
+pub const MAP_TABLES: &str = "TABLES";
+pub const MAP_LEASE: &str = "LEASE";
+pub const MAP_COUNTERS: &str = "COUNTERS";
+/// Only for benchmarks: the program that [`PROGRAM_FLOWS`] calls.
+pub const MAP_NEXT: &str = "NEXT";
+
+/// Constants of one loading, set before it; the verifier then knows them.
+pub const GLOBAL_HASH_KEY: &str = "HASH_KEY";
+pub const GLOBAL_VIP_SEED: &str = "VIP_SEED";
+pub const GLOBAL_RULE_SEED: &str = "RULE_SEED";
+pub const GLOBAL_CLOCK: &str = "CLOCK";
+
 pub const BUCKETS: usize = 65_536;
-/// Buckets to a word: two bits each.
 pub const BUCKETS_PER_WORD: usize = 32;
-/// Words of a table: 16 KiB.
 pub const TABLE_WORDS: usize = BUCKETS / BUCKETS_PER_WORD;
-/// Rule groups of a node.
-pub const GROUPS_MAX: u32 = 64;
-/// Two tables for each group: one is read while the other is written.
-pub const SLOTS: u32 = GROUPS_MAX * 2;
-pub const VIRTUAL_IPS_MAX: u32 = 256;
-pub const RULES_MAX: u32 = 1024;
-pub const INTERFACES_MAX: u32 = 64;
-/// A counter for each scope (0: no rule; then the rules by number) and reason.
-pub const SCOPES_MAX: u32 = 256;
-/// Rounded up to a power of two, so that an index is a shift.
-pub const REASONS_MAX: u32 = 32;
-pub const COUNTERS: u32 = SCOPES_MAX * REASONS_MAX;
+pub const GROUPS_MAX: usize = 64;
+pub const VIPS_MAX: usize = 64;
+pub const RULES_MAX: usize = 256;
+/// Slots are many more than keys, so that a seed without a collision is found after a few dozen tries.
+pub const VIP_SLOTS: usize = 1024;
+pub const RULE_SLOTS: usize = 8192;
+pub const SCOPES: usize = 1 + VIPS_MAX + RULES_MAX;
+/// A power of two above the number of reasons: an index masked with it needs no other check.
+pub const REASON_SLOTS: usize = 32;
 
-/// Names of the maps, as the object file has them.
-pub mod maps {
-    pub const VIRTUAL_IPS: &str = "VIRTUAL_IPS";
-    pub const RULES: &str = "RULES";
-    pub const TABLES: &str = "TABLES";
-    pub const ACTIVE: &str = "ACTIVE";
-    pub const LEASE: &str = "LEASE";
-    pub const INTERFACES: &str = "INTERFACES";
-    pub const COUNTERS: &str = "COUNTERS";
-    pub const SCATTERED: &str = "SCATTERED";
-}
+/// One group's table: two bits a bucket, see [`BucketState`](crate::verdict::BucketState).
+pub type Table = [u64; TABLE_WORDS];
+pub type CounterRow = [u64; REASON_SLOTS];
 
-/// Names of the programs and of the values that the loader fills in.
-pub mod symbols {
-    pub const FILTER: &str = "safekit_filter";
-    pub const CLOCKS: &str = "safekit_clocks";
-    pub const EMPTY: &str = "safekit_empty";
-    pub const SCATTER: &str = "safekit_scatter";
-    pub const HASH_KEY: &str = "HASH_KEY";
-    pub const LEASE_CLOCK: &str = "LEASE_CLOCK";
-}
-
-/// What [`maps::LEASE`] holds is a point on this clock.
-pub const LEASE_CLOCK_JIFFIES: u32 = 0;
-pub const LEASE_CLOCK_BOOT_NS: u32 = 1;
-
-/// An address of either family; IPv4 as `::ffff:a.b.c.d`.
+/// An address as two words, most significant first. IPv4 is mapped (`::ffff:a.b.c.d`), as in RFC 4291 2.5.5.2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Address(pub [u32; 4]);
+pub struct Address(pub u64, pub u64);
 
 impl Address {
-    pub const fn v4(octets: [u8; 4]) -> Self {
-        Self([0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), u32::from_ne_bytes(octets)])
+    #[inline(always)]
+    pub const fn v4(address: u32) -> Self {
+        Self(0, 0xffff_0000_0000 | address as u64)
     }
 
+    /// The network byte order's sixteen bytes.
     pub const fn v6(octets: [u8; 16]) -> Self {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
-        Self([
-            u32::from_ne_bytes([a, b, c, d]),
-            u32::from_ne_bytes([e, f, g, h]),
-            u32::from_ne_bytes([i, j, k, l]),
-            u32::from_ne_bytes([m, n, o, p]),
-        ])
+        let bits = u128::from_be_bytes(octets);
+        Self((bits >> 64) as u64, bits as u64)
     }
 
-    pub const fn is_v4(&self) -> bool {
-        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+    #[inline(always)]
+    pub const fn is_mapped_v4(self) -> bool {
+        self.0 == 0 && self.1 >> 32 == 0xffff
     }
+
+    /// No host has it: the mark of an empty slot.
+    pub const UNSPECIFIED: Self = Self(0, 0);
 }
 
-/// A virtual IP.
-#[repr(C)]
+/// A virtual IP of one interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VirtualIp {
-    /// Number in [`RuleKey::virtual_ip`].
+#[repr(C)]
+pub struct Vip {
+    pub address: Address,
+    pub interface: u32,
+    /// Its place among the virtual IPs, below [`VIPS_MAX`].
     pub index: u16,
-    /// Decides who answers ARP and echo requests.
     pub group: u16,
-    /// Scope of its own counters.
-    pub scope: u16,
-    /// The virtual MAC that ARP answers name.
-    pub mac: [u8; 6],
-    pub padding: [u8; 4],
+    /// What ARP answers name.
+    pub virtual_mac: [u8; 6],
+    /// The network card's own: what the stack accepts, and the only source that frames may have.
+    pub own_mac: [u8; 6],
+    pub pad: [u8; 4],
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RuleKey {
-    pub virtual_ip: u16,
-    /// In network byte order, as it stands in the packet.
-    pub port: u16,
-    /// IANA protocol number.
-    pub protocol: u32,
+impl Vip {
+    pub const EMPTY: Self = Self {
+        address: Address::UNSPECIFIED,
+        interface: 0,
+        index: 0,
+        group: 0,
+        virtual_mac: [0; 6],
+        own_mac: [0; 6],
+        pad: [0; 4],
+    };
 }
 
-#[repr(C)]
+/// Protocol and port of one virtual IP, in one word; never zero, because no rule has port 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct RuleKey(pub u64);
+
+impl RuleKey {
+    pub const NONE: Self = Self(0);
+
+    #[inline(always)]
+    pub const fn new(vip: u16, protocol: u8, port: u16) -> Self {
+        Self((vip as u64) << 32 | (protocol as u64) << 16 | port as u64)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Rule {
+    pub key: RuleKey,
+    /// Its place among the rules, below [`RULES_MAX`].
+    pub index: u16,
     pub group: u16,
-    pub scope: u16,
-    /// [`crate::flow::Balance`] as a number.
-    pub balance: u32,
+    pub balance: Balance,
+    pub pad: [u8; 3],
 }
 
-/// A node's own MAC on an interface.
-#[repr(C)]
+impl Rule {
+    pub const EMPTY: Self =
+        Self { key: RuleKey::NONE, index: 0, group: 0, balance: Balance::Connection, pad: [0; 3] };
+}
+
+/// What of the client decides its bucket. Only the driver writes the map, so no other byte is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Interface {
-    pub mac: [u8; 6],
-    pub padding: [u8; 2],
+#[repr(u8)]
+pub enum Balance {
+    Connection = 0,
+    Client = 1,
+    ClientNetwork = 2,
 }
 
-/// The two bits of every bucket, [`BUCKETS_PER_WORD`] to a word: `mine` is the even bit, `transitional` the odd one.
-pub type Table = [u64; TABLE_WORDS];
-
-/// Packs one bit a bucket from each of two sets, 64 buckets to a word, into a table.
-pub fn pack(mine: &[u64], transitional: &[u64], table: &mut Table) {
-    assert!(mine.len() == BUCKETS / 64 && transitional.len() == mine.len(), "one bit a bucket");
-    for (index, (mine, transitional)) in mine.iter().zip(transitional).enumerate() {
-        for half in 0..2 {
-            let bits = |word: &u64| spread((word >> (32 * half)) as u32);
-            table[index * 2 + half] = bits(mine) | bits(transitional) << 1;
-        }
-    }
+/// Until when the filter may accept. The driver writes both clocks; [`GLOBAL_CLOCK`] says which one is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Lease {
+    /// The first tick (`jiffies64`) at which it has ended.
+    pub jiffies: u64,
+    /// The first nanosecond of the boot clock at which it has ended.
+    pub boot_ns: u64,
 }
 
-/// Puts bit n at bit 2n.
-const fn spread(bits: u32) -> u64 {
-    let mut x = bits as u64;
-    x = (x | x << 16) & 0x0000_ffff_0000_ffff;
-    x = (x | x << 8) & 0x00ff_00ff_00ff_00ff;
-    x = (x | x << 4) & 0x0f0f_0f0f_0f0f_0f0f;
-    x = (x | x << 2) & 0x3333_3333_3333_3333;
-    (x | x << 1) & 0x5555_5555_5555_5555
-}
+pub const CLOCK_JIFFIES: u64 = 0;
+pub const CLOCK_PRECISE: u64 = 1;
 
-/// Clients of the benchmark, and where their numbers begin.
-pub const SCATTERED_CLIENTS: u32 = 65_536;
-const SCATTERED_NETWORK: [u8; 3] = [10, 98, 0];
-const SCATTERED_PORTS: u32 = 16_384;
-const SCATTERED_PORT_FIRST: u32 = 20_000;
-
-/// Address and port (as they stand in a packet) of the benchmark's client `step`: all 65,536 in turn, far apart.
+/// Where an address has its place. A multiplication by an odd seed: the driver tries seeds until none collide.
 #[inline(always)]
-pub const fn scattered_client(step: u32) -> ([u8; 4], [u8; 2]) {
-    // An odd factor permutes the numbers below a power of two.
-    let client = step.wrapping_mul(0x9e3b) % SCATTERED_CLIENTS;
-    let [a, b, c] = SCATTERED_NETWORK;
-    let port = SCATTERED_PORT_FIRST + client % SCATTERED_PORTS;
-    ([a, b, c, 1 + (client / SCATTERED_PORTS) as u8], (port as u16).to_be_bytes())
+pub const fn vip_slot(address: Address, seed: u64) -> u32 {
+    ((address.0.rotate_left(32) ^ address.1).wrapping_mul(seed) >> (64 - VIP_SLOTS.trailing_zeros())) as u32
 }
 
-/// The two bits of `bucket` in its word of a table.
 #[inline(always)]
-pub const fn bucket_bits(word: u64, bucket: u16) -> u64 {
-    (word >> ((bucket as usize % BUCKETS_PER_WORD) * 2)) & 3
+pub const fn rule_slot(key: RuleKey, seed: u64) -> u32 {
+    (key.0.wrapping_mul(seed) >> (64 - RULE_SLOTS.trailing_zeros())) as u32
 }
 
-#[cfg(test)]
-mod tests {
-    extern crate std;
+/// The counters of packets that are about no virtual IP.
+pub const SCOPE_NONE: u32 = 0;
 
-    use super::*;
+#[inline(always)]
+pub const fn scope_of_vip(index: u16) -> u32 {
+    1 + index as u32
+}
 
-    #[test]
-    fn packing_keeps_each_bucket_apart() {
-        let mut table = [0; TABLE_WORDS];
-        let (mut mine, mut transitional) = ([0; BUCKETS / 64], [0; BUCKETS / 64]);
-        let buckets = [0_u16, 1, 31, 32, 63, 64, 1000, 65_535];
-        for (index, bucket) in buckets.iter().enumerate() {
-            let bit = 1 << (bucket % 64);
-            mine[usize::from(*bucket) / 64] |= if index % 2 == 0 { bit } else { 0 };
-            transitional[usize::from(*bucket) / 64] |= if index % 3 == 0 { bit } else { 0 };
-        }
-        pack(&mine, &transitional, &mut table);
-        for bucket in 0..=u16::MAX {
-            let index = buckets.iter().position(|known| *known == bucket);
-            let expected =
-                index.map_or(0, |index| u64::from(index % 2 == 0) | u64::from(index % 3 == 0) << 1);
-            let word = table[usize::from(bucket) / BUCKETS_PER_WORD];
-            assert_eq!(bucket_bits(word, bucket), expected, "bucket {bucket}");
-        }
-    }
-
-    #[test]
-    fn the_layout_has_no_hidden_padding() {
-        assert_eq!(size_of::<Address>(), 16);
-        assert_eq!(size_of::<VirtualIp>(), 2 + 2 + 2 + 6 + 4);
-        assert_eq!(size_of::<RuleKey>(), 8);
-        assert_eq!(size_of::<Rule>(), 8);
-        assert_eq!(size_of::<Interface>(), 8);
-    }
+#[inline(always)]
+pub const fn scope_of_rule(index: u16) -> u32 {
+    1 + VIPS_MAX as u32 + index as u32
 }

@@ -1,92 +1,103 @@
-//! The maps behind named functions: the only place that knows how they are kept.
+//! The maps and the load-time constants, behind names: no other file of the kernel side knows how they are laid out.
 
+use aya_ebpf::Global;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::maps::{Array, PerCpuArray, ProgramArray};
 use safekit_ebpf::abi::{
-    self, Address, BUCKETS_PER_WORD, Interface, Rule, RuleKey, TABLE_WORDS, Table, VirtualIp,
+    self, Address, CounterRow, GROUPS_MAX, Lease, REASON_SLOTS, RULE_SLOTS, Rule, RuleKey, SCOPES,
+    TABLE_WORDS, Table, VIP_SLOTS, Vip,
 };
-use safekit_ebpf::{Decision, Reason};
+use safekit_ebpf::flow::{Bucket, HashKey};
+use safekit_ebpf::verdict::{BucketState, Decision};
+
+#[unsafe(no_mangle)]
+static HASH_KEY: Global<HashKey> = Global::new([0; 2]);
+#[unsafe(no_mangle)]
+static VIP_SEED: Global<u64> = Global::new(1);
+#[unsafe(no_mangle)]
+static RULE_SEED: Global<u64> = Global::new(1);
+#[unsafe(no_mangle)]
+static CLOCK: Global<u64> = Global::new(abi::CLOCK_PRECISE);
 
 #[map]
-static VIRTUAL_IPS: HashMap<Address, VirtualIp> = HashMap::with_max_entries(abi::VIRTUAL_IPS_MAX, 0);
+static VIPS: Array<Vip> = Array::with_max_entries(VIP_SLOTS as u32, 0);
 #[map]
-static RULES: HashMap<RuleKey, Rule> = HashMap::with_max_entries(abi::RULES_MAX, 0);
+static RULES: Array<Rule> = Array::with_max_entries(RULE_SLOTS as u32, 0);
 #[map]
-static TABLES: Array<Table> = Array::with_max_entries(abi::SLOTS, 0);
+static ACTIVE: Array<u32> = Array::with_max_entries(GROUPS_MAX as u32, 0);
 #[map]
-static ACTIVE: Array<u32> = Array::with_max_entries(abi::GROUPS_MAX, 0);
+static TABLES: Array<Table> = Array::with_max_entries(2 * GROUPS_MAX as u32, 0);
 #[map]
-static LEASE: Array<u64> = Array::with_max_entries(1, 0);
+static LEASE: Array<Lease> = Array::with_max_entries(1, 0);
 #[map]
-static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(abi::INTERFACES_MAX, 0);
+static COUNTERS: PerCpuArray<CounterRow> = PerCpuArray::with_max_entries(SCOPES as u32, 0);
 #[map]
-static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(abi::COUNTERS, 0);
+static NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+static FLOW: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 #[inline(always)]
-pub fn virtual_ip(address: &Address) -> Option<VirtualIp> {
-    // SAFETY: the daemon writes virtual IPs before it attaches the program and not after: no value changes under us.
-    unsafe { VIRTUAL_IPS.get(address) }.copied()
+pub(crate) fn hash_key() -> HashKey {
+    HASH_KEY.load()
+}
+
+/// Whether the filter reads the clock that is exact to the nanosecond.
+#[inline(always)]
+pub(crate) fn clock_is_precise() -> bool {
+    CLOCK.load() == abi::CLOCK_PRECISE
 }
 
 #[inline(always)]
-pub fn rule(key: &RuleKey) -> Option<Rule> {
-    // SAFETY: as for virtual IPs.
-    unsafe { RULES.get(key) }.copied()
+pub(crate) fn vip(address: Address) -> Option<Vip> {
+    let vip = VIPS.get(abi::vip_slot(address, VIP_SEED.load()))?;
+    // An empty slot has the address `::`, which a frame may name, and no interface.
+    (vip.address == address && vip.interface != 0).then_some(*vip)
 }
 
 #[inline(always)]
-pub fn interface(index: u32) -> Option<Interface> {
-    // SAFETY: as for virtual IPs.
-    unsafe { INTERFACES.get(index) }.copied()
+pub(crate) fn rule(key: RuleKey) -> Option<Rule> {
+    let rule = RULES.get(abi::rule_slot(key, RULE_SEED.load()))?;
+    (rule.key == key).then_some(*rule)
 }
 
-/// The word of a bucket in its group's active table. One word is one load: a reader sees a whole decision even while
-/// the daemon fills the other slot.
+/// The driver fills the idle table and then flips the index, so a reader sees one table or the other. A reader that is
+/// overtaken by two writes may see a bucket of the newer one: its two bits lie in one byte, so never half of them.
 #[inline(always)]
-pub fn table_word(group: u16, bucket: u16) -> u64 {
+pub(crate) fn bucket(group: u16, bucket: Bucket) -> BucketState {
     let group = u32::from(group);
-    let Some(active) = ACTIVE.get(group) else { return 0 };
-    // SAFETY: an aligned word that the daemon stores at once.
-    let active = unsafe { core::ptr::read_volatile(active) } & 1;
-    let Some(table) = TABLES.get_ptr(group * 2 + active) else { return 0 };
-    let word = usize::from(bucket) / BUCKETS_PER_WORD % TABLE_WORDS;
-    // SAFETY: the index lies inside the table by the line above.
-    unsafe { core::ptr::read_volatile((&raw const (*table)[0]).add(word)) }
+    let Some(slot) = ACTIVE.get(group) else { return BucketState::Foreign };
+    let Some(table) = TABLES.get(group * 2 + (*slot & 1)) else { return BucketState::Foreign };
+    let word = usize::from(bucket) / abi::BUCKETS_PER_WORD;
+    BucketState::in_word(table[word & (TABLE_WORDS - 1)], bucket)
 }
 
 #[inline(always)]
-pub fn lease() -> u64 {
-    // SAFETY: an aligned word that the daemon stores at once.
-    LEASE.get(0).map_or(0, |lease| unsafe { core::ptr::read_volatile(lease) })
+pub(crate) fn lease() -> Lease {
+    LEASE.get(0).copied().unwrap_or_default()
 }
 
+/// The one place where frames are counted.
 #[inline(always)]
-pub fn count(decision: &Decision) {
-    count_reason(decision.scope, decision.reason);
-}
-
-#[inline(always)]
-pub fn count_reason(scope: u16, reason: Reason) {
-    let index = u32::from(scope) * abi::REASONS_MAX + reason as u32;
-    if let Some(counter) = COUNTERS.get_ptr_mut(index) {
-        // SAFETY: this processor's own counter, and a program is not interrupted by itself.
-        unsafe { *counter += 1 };
+pub(crate) fn count(decision: &Decision) {
+    if let Some(row) = COUNTERS.get_ptr_mut(decision.scope) {
+        let reason = decision.reason as usize & (REASON_SLOTS - 1);
+        // SAFETY: the row is this CPU's own, and XDP does not run inside itself.
+        unsafe { (*row)[reason] += 1 };
     }
 }
 
-/// What the scatterer calls: the filter, or nothing.
-#[map]
-pub static SCATTERED: ProgramArray = ProgramArray::with_max_entries(1, 0);
-#[map]
-static SCATTER_STEP: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
-
-/// Counts up, for the benchmark.
 #[inline(always)]
-pub fn scatter_step() -> u32 {
-    let Some(step) = SCATTER_STEP.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this processor's own, and a program is not interrupted by itself.
+pub(crate) fn next_program() -> &'static ProgramArray {
+    &NEXT
+}
+
+/// 0, 1, 2 … on each CPU.
+#[inline(always)]
+pub(crate) fn next_flow() -> u64 {
+    let Some(flow) = FLOW.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the value is this CPU's own, and XDP does not run inside itself.
     unsafe {
-        *step += 1;
-        *step
+        *flow += 1;
+        *flow
     }
 }

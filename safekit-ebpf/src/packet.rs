@@ -1,35 +1,225 @@
-//! Frames, read field by field: Ethernet with up to two VLAN tags, ARP, IPv4 with options, IPv6 with extension headers.
+//! What a frame says, as far as the filter needs it.
+//!
+//! Parsing reads through [`Frame`], whose reads are bounded one by one: over a slice on the host, over `data` and
+//! `data_end` in the kernel, where the verifier follows every offset. Offsets are therefore kept small on purpose.
+//!
+//! ```text
+//! Ethernet, 0 to 2 VLAN tags --+-- ARP
+//!                              +-- IPv4, options ----------------+-- TCP | UDP | ICMP
+//!                              +-- IPv6, extension headers <= 4 -+
+//!                              +-- anything else
+//! ```
 
 use crate::abi::Address;
 
-/// Bytes of a frame. Every read is checked, and nothing is assumed of the length.
+/// Headers as they lie in a frame: any alignment, any bytes, numbers in network order.
+///
+/// # Safety
+/// Every bit pattern is a value of the type, and the type has no padding.
+pub unsafe trait Plain: Copy {}
+
+/// A frame that can be read at any place, or not at all.
 pub trait Frame {
-    /// The `N` bytes at `offset`; none when the frame ends before.
-    fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+    /// The header at `offset`; none when it does not lie within the frame.
+    fn read<T: Plain>(&self, offset: usize) -> Option<T>;
 }
 
-impl Frame for [u8] {
-    fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.get(offset..offset.checked_add(N)?)?.try_into().ok()
-    }
+/// A frame that can be changed in place; its length stays.
+pub trait FrameMut: Frame {
+    /// Puts `value` at `offset`; none, and nothing written, when it does not lie within the frame.
+    fn write<T: Plain>(&mut self, offset: usize, value: T) -> Option<()>;
 }
 
-/// What stands above Ethernet.
+/// The largest offset that parsing may reach; with it the verifier can bound every read.
+pub const OFFSET_MAX: usize = 0x3fff;
+const VLAN_TAGS_MAX: usize = 2;
+/// Hop-by-hop, routing, fragment, destination: RFC 8200 4.1 has no use for more.
+const EXTENSIONS_MAX: usize = 4;
+
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+pub struct Ethernet {
+    pub destination: [u8; 6],
+    pub source: [u8; 6],
+    pub ethertype: u16,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct VlanTag {
+    control: u16,
+    ethertype: u16,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+pub struct ArpHeader {
+    pub hardware: u16,
+    pub protocol: u16,
+    pub lengths: [u8; 2],
+    pub operation: u16,
+    pub sender_mac: [u8; 6],
+    pub sender: u32,
+    pub target_mac: [u8; 6],
+    pub target: u32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct Ipv4Header {
+    version_and_length: u8,
+    service: u8,
+    total_length: u16,
+    id: u16,
+    fragment: u16,
+    hops: u8,
+    protocol: u8,
+    checksum: u16,
+    source: u32,
+    destination: u32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+pub struct Ipv6Header {
+    pub version: [u8; 4],
+    pub payload_length: u16,
+    pub next: u8,
+    pub hops: u8,
+    pub source: [u64; 2],
+    pub destination: [u64; 2],
+}
+
+/// Neighbour solicitation or advertisement, RFC 4861 4.3 and 4.4, without options.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+pub struct NeighbourHeader {
+    pub kind: u8,
+    pub code: u8,
+    pub checksum: u16,
+    pub flags: u32,
+    pub target: [u64; 2],
+}
+
+/// Source or target link-layer address, RFC 4861 4.6.1.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+pub struct LinkOption {
+    pub kind: u8,
+    pub words: u8,
+    pub mac: [u8; 6],
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct TcpHeader {
+    source: u16,
+    destination: u16,
+    numbers: [u32; 2],
+    length: u8,
+    flags: u8,
+    rest: [u16; 3],
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct UdpHeader {
+    source: u16,
+    destination: u16,
+    rest: [u16; 2],
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct IcmpHeader {
+    kind: u8,
+    code: u8,
+    checksum: u16,
+    id: u16,
+    sequence: u16,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct ExtensionHeader {
+    next: u8,
+    length: u8,
+    fragment: u16,
+}
+
+// SAFETY: packed structs of integers and arrays of integers have neither padding nor invalid bit patterns.
+unsafe impl Plain for Ethernet {}
+// SAFETY: as above.
+unsafe impl Plain for VlanTag {}
+// SAFETY: as above.
+unsafe impl Plain for ArpHeader {}
+// SAFETY: as above.
+unsafe impl Plain for Ipv4Header {}
+// SAFETY: as above.
+unsafe impl Plain for Ipv6Header {}
+// SAFETY: as above.
+unsafe impl Plain for NeighbourHeader {}
+// SAFETY: as above.
+unsafe impl Plain for LinkOption {}
+// SAFETY: as above.
+unsafe impl Plain for TcpHeader {}
+// SAFETY: as above.
+unsafe impl Plain for UdpHeader {}
+// SAFETY: as above.
+unsafe impl Plain for IcmpHeader {}
+// SAFETY: as above.
+unsafe impl Plain for ExtensionHeader {}
+// SAFETY: an array of bytes has neither padding nor invalid bit patterns.
+unsafe impl<const N: usize> Plain for [u8; N] {}
+
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+pub const ETHERTYPE_ARP: u16 = 0x0806;
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
+
+pub const PROTOCOL_ICMP: u8 = 1;
+pub const PROTOCOL_TCP: u8 = 6;
+pub const PROTOCOL_UDP: u8 = 17;
+pub const PROTOCOL_ICMPV6: u8 = 58;
+const EXTENSION_HOP_BY_HOP: u8 = 0;
+const EXTENSION_ROUTING: u8 = 43;
+const EXTENSION_FRAGMENT: u8 = 44;
+const EXTENSION_AUTHENTICATION: u8 = 51;
+const EXTENSION_DESTINATION: u8 = 60;
+
+pub const NEIGHBOUR_SOLICITATION: u8 = 135;
+pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
+
+/// Network layer: whom a frame is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Network {
+pub enum Packet {
     Ip(Ip),
     Arp(Arp),
-    /// Neither: not for us.
+    /// Neither IP nor IPv4 over Ethernet's ARP: not for us to judge.
     Other,
+    /// Says that it is IP or ARP and is not: no stack would take it.
+    Malformed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ip {
+    pub version: Version,
     pub source: Address,
-    pub target: Address,
+    pub destination: Address,
     /// Where the IP header begins.
     pub offset: usize,
-    pub version: Version,
+    /// IPv4: what the header says; IPv6: the first next-header, extensions included.
+    pub protocol: u8,
+    /// Where `protocol` begins.
+    pub payload: usize,
+    /// IPv4: a fragment by the header; IPv6: not known before the extensions are walked.
+    pub fragment: bool,
+    /// Bytes that the header promises from `payload` on.
+    pub payload_length: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,224 +228,309 @@ pub enum Version {
     V6,
 }
 
-/// An ARP packet for IPv4 over Ethernet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arp {
     /// Where the ARP header begins.
     pub offset: usize,
+    /// Who-has; anything else claims or answers.
     pub request: bool,
+    pub sender: u32,
+    pub target: u32,
+    pub sender_mac: [u8; 6],
+}
+
+/// Neighbour discovery: IPv6's ARP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Where the IPv6 header begins; the message follows it at once.
+    pub offset: usize,
+    /// Who-has; anything else claims.
+    pub solicitation: bool,
     pub sender: Address,
     pub target: Address,
+    /// Where the frame came from.
+    pub sender_mac: [u8; 6],
+    /// Whether a link-layer address fits behind the message.
+    pub has_option: bool,
 }
 
-/// What stands above IP.
+/// What an IP packet carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    Tcp {
-        ports: Ports,
-        opens: bool,
-        offset: usize,
-    },
+    Tcp(Tcp),
     Udp {
-        ports: Ports,
+        source: u16,
+        destination: u16,
     },
-    /// An echo request with its identifier, in network byte order.
-    Echo {
+    EchoRequest {
         id: u16,
     },
-    /// Any other ICMP or ICMPv6.
-    Icmp,
+    IcmpError,
+    IcmpOther,
     Fragment,
-    Unknown,
+    /// A protocol that no rule can name.
+    Other,
+    /// Cut off, impossible lengths, or more extension headers than anybody needs.
     Malformed,
 }
 
-/// Both in network byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ports {
+pub struct Tcp {
     pub source: u16,
-    pub target: u16,
+    pub destination: u16,
+    /// Opens a connection: SYN without ACK.
+    pub opening: bool,
+    /// Where the TCP header begins.
+    pub offset: usize,
 }
 
-pub const ETHERNET_BYTES: usize = 14;
-const VLAN_BYTES: usize = 4;
-const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
-const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
-const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
-/// 802.1Q and 802.1ad.
-const VLAN_TAGS: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xa8]];
-const VLANS_MAX: usize = 2;
-/// Extension headers that we follow: more than any sender has a use for.
-const EXTENSIONS_MAX: usize = 6;
-
-pub const TCP: u8 = 6;
-pub const UDP: u8 = 17;
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
-
-/// Reads as far as the network header; none when the frame ends before its addresses.
+/// Reads a frame as far as the addresses.
 #[inline(always)]
-pub fn network<F: Frame + ?Sized>(frame: &F) -> Option<Network> {
-    let mut offset = ETHERNET_BYTES;
-    let mut ethertype = frame.bytes::<2>(offset - 2)?;
-    for _ in 0..VLANS_MAX {
-        if VLAN_TAGS.contains(&ethertype) {
-            offset += VLAN_BYTES;
-            ethertype = frame.bytes::<2>(offset - 2)?;
+pub fn parse(frame: &impl Frame) -> Packet {
+    let Some(ethernet) = frame.read::<Ethernet>(0) else { return Packet::Malformed };
+    let mut ethertype = u16::from_be(ethernet.ethertype);
+    let mut offset = size_of::<Ethernet>();
+    for _ in 0..VLAN_TAGS_MAX {
+        if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_SERVICE_VLAN {
+            break;
         }
+        let Some(tag) = frame.read::<VlanTag>(offset) else { return Packet::Malformed };
+        ethertype = u16::from_be(tag.ethertype);
+        offset += size_of::<VlanTag>();
     }
     match ethertype {
-        ETHERTYPE_IPV4 => ipv4(frame, offset),
-        ETHERTYPE_IPV6 => ipv6(frame, offset),
-        ETHERTYPE_ARP => arp(frame, offset),
-        _ => Some(Network::Other),
+        ETHERTYPE_IPV4 => parse_ipv4(frame, offset),
+        ETHERTYPE_IPV6 => parse_ipv6(frame, offset),
+        ETHERTYPE_ARP => parse_arp(frame, offset),
+        _ => Packet::Other,
     }
 }
 
 #[inline(always)]
-fn ipv4<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<Network> {
-    let header = frame.bytes::<20>(offset)?;
-    let [.., s0, s1, s2, s3, t0, t1, t2, t3] = header;
-    Some(Network::Ip(Ip {
-        source: Address::v4([s0, s1, s2, s3]),
-        target: Address::v4([t0, t1, t2, t3]),
-        offset,
+fn parse_ipv4(frame: &impl Frame, offset: usize) -> Packet {
+    let Some(header) = frame.read::<Ipv4Header>(offset) else { return Packet::Malformed };
+    let length = usize::from(header.version_and_length & 0xf) * 4;
+    let total = u16::from_be(header.total_length);
+    if header.version_and_length >> 4 != 4 || length < size_of::<Ipv4Header>() || usize::from(total) < length
+    {
+        return Packet::Malformed;
+    }
+    // More fragments, or not the first one (RFC 791 3.1); "don't fragment" is no fragment.
+    let fragment = u16::from_be(header.fragment) & 0x3fff != 0;
+    Packet::Ip(Ip {
         version: Version::V4,
-    }))
+        source: Address::v4(u32::from_be(header.source)),
+        destination: Address::v4(u32::from_be(header.destination)),
+        offset,
+        protocol: header.protocol,
+        payload: offset + length,
+        fragment,
+        payload_length: total.wrapping_sub(length as u16),
+    })
 }
 
 #[inline(always)]
-fn ipv6<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<Network> {
-    Some(Network::Ip(Ip {
-        source: Address::v6(frame.bytes::<16>(offset + 8)?),
-        target: Address::v6(frame.bytes::<16>(offset + 24)?),
-        offset,
+fn parse_ipv6(frame: &impl Frame, offset: usize) -> Packet {
+    let Some(header) = frame.read::<Ipv6Header>(offset) else { return Packet::Malformed };
+    if header.version[0] >> 4 != 6 {
+        return Packet::Malformed;
+    }
+    let (source, destination) = (header.source, header.destination);
+    let destination = Address(u64::from_be(destination[0]), u64::from_be(destination[1]));
+    if destination.is_mapped_v4() {
+        // It would read as the IPv4 address. Such addresses are not for the wire (RFC 6890, table 20).
+        return Packet::Malformed;
+    }
+    Packet::Ip(Ip {
         version: Version::V6,
-    }))
-}
-
-#[inline(always)]
-fn arp<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<Network> {
-    let packet = frame.bytes::<28>(offset)?;
-    // Hardware type Ethernet, protocol IPv4, address lengths 6 and 4 (RFC 826).
-    if packet[..6] != [0, 1, 8, 0, 6, 4] {
-        return Some(Network::Other);
-    }
-    Some(Network::Arp(Arp {
+        source: Address(u64::from_be(source[0]), u64::from_be(source[1])),
+        destination,
         offset,
-        request: packet[6] == 0 && packet[7] == 1,
-        sender: Address::v4([packet[14], packet[15], packet[16], packet[17]]),
-        target: Address::v4([packet[24], packet[25], packet[26], packet[27]]),
-    }))
-}
-
-/// Reads above the IP header.
-#[inline(always)]
-pub fn transport<F: Frame + ?Sized>(frame: &F, ip: &Ip) -> Transport {
-    let above = match ip.version {
-        Version::V4 => above_ipv4(frame, ip.offset),
-        Version::V6 => above_ipv6(frame, ip.offset),
-    };
-    match above {
-        Above::At { protocol: TCP, offset } => tcp(frame, offset).unwrap_or(Transport::Malformed),
-        Above::At { protocol: UDP, offset } => udp(frame, offset).unwrap_or(Transport::Malformed),
-        Above::At { protocol: ICMP, offset } if ip.version as u8 == Version::V4 as u8 => {
-            icmp(frame, offset, 8)
-        }
-        Above::At { protocol: ICMPV6, offset } if ip.version as u8 == Version::V6 as u8 => {
-            icmp(frame, offset, 128)
-        }
-        Above::At { .. } => Transport::Unknown,
-        Above::Fragment => Transport::Fragment,
-        Above::TooDeep => Transport::Unknown,
-        Above::Malformed => Transport::Malformed,
-    }
-}
-
-enum Above {
-    At { protocol: u8, offset: usize },
-    Fragment,
-    TooDeep,
-    Malformed,
+        protocol: header.next,
+        payload: offset + size_of::<Ipv6Header>(),
+        fragment: false,
+        payload_length: u16::from_be(header.payload_length),
+    })
 }
 
 #[inline(always)]
-fn above_ipv4<F: Frame + ?Sized>(frame: &F, offset: usize) -> Above {
-    let Some(header) = frame.bytes::<10>(offset) else { return Above::Malformed };
-    let header_bytes = usize::from(header[0] & 0x0f) * 4;
-    let total_bytes = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    if header[0] >> 4 != 4 || header_bytes < 20 || total_bytes < header_bytes {
-        return Above::Malformed;
+fn parse_arp(frame: &impl Frame, offset: usize) -> Packet {
+    let Some(header) = frame.read::<ArpHeader>(offset) else { return Packet::Malformed };
+    // Ethernet (1) asking for IPv4, RFC 826; other kinds of ARP name no IPv4 address.
+    if u16::from_be(header.hardware) != 1
+        || u16::from_be(header.protocol) != ETHERTYPE_IPV4
+        || header.lengths != [6, 4]
+    {
+        return Packet::Other;
     }
-    // "More fragments", or an offset.
-    if header[6] & 0x3f != 0 || header[7] != 0 {
-        return Above::Fragment;
-    }
-    Above::At { protocol: header[9], offset: offset + header_bytes }
+    Packet::Arp(Arp {
+        offset,
+        request: u16::from_be(header.operation) == 1,
+        sender: u32::from_be(header.sender),
+        target: u32::from_be(header.target),
+        sender_mac: header.sender_mac,
+    })
 }
 
+/// Reads an IPv6 packet as neighbour discovery; none where it is none. What has passed a router is none: RFC 4861 7.1
+/// asks for 255 hops left.
 #[inline(always)]
-fn above_ipv6<F: Frame + ?Sized>(frame: &F, offset: usize) -> Above {
-    let Some(header) = frame.bytes::<7>(offset) else { return Above::Malformed };
-    if header[0] >> 4 != 6 {
-        return Above::Malformed;
-    }
-    let mut protocol = header[6];
-    let mut offset = offset + 40;
-    for _ in 0..EXTENSIONS_MAX {
-        match protocol {
-            // Hop-by-hop, routing and destination options: length in units of eight bytes, the first not counted.
-            0 | 43 | 60 => {
-                let Some([next, units]) = frame.bytes::<2>(offset) else { return Above::Malformed };
-                protocol = next;
-                offset += (usize::from(units) + 1) * 8;
-            }
-            44 => return Above::Fragment,
-            _ => return Above::At { protocol, offset },
-        }
-    }
-    match protocol {
-        0 | 43 | 60 => Above::TooDeep,
-        44 => Above::Fragment,
-        _ => Above::At { protocol, offset },
-    }
-}
-
-#[inline(always)]
-fn tcp<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<Transport> {
-    let header = frame.bytes::<20>(offset)?;
-    if header[12] >> 4 < 5 {
+pub fn parse_neighbour(frame: &impl Frame, ip: &Ip) -> Option<Neighbour> {
+    if ip.version != Version::V6 || ip.protocol != PROTOCOL_ICMPV6 {
         return None;
     }
-    let (syn, ack) = (header[13] & 0x02 != 0, header[13] & 0x10 != 0);
-    Some(Transport::Tcp {
-        ports: ports([header[0], header[1], header[2], header[3]]),
-        opens: syn && !ack,
+    let hops = frame.read::<Ipv6Header>(ip.offset)?.hops;
+    let message = frame.read::<NeighbourHeader>(ip.payload)?;
+    let is_neighbour = matches!(message.kind, NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT);
+    if hops != 255
+        || !is_neighbour
+        || message.code != 0
+        || usize::from(ip.payload_length) < size_of::<NeighbourHeader>()
+    {
+        return None;
+    }
+    let with_option = size_of::<NeighbourHeader>() + size_of::<LinkOption>();
+    let target = message.target;
+    Some(Neighbour {
+        offset: ip.offset,
+        solicitation: message.kind == NEIGHBOUR_SOLICITATION,
+        sender: ip.source,
+        target: Address(u64::from_be(target[0]), u64::from_be(target[1])),
+        sender_mac: frame.read::<Ethernet>(0)?.source,
+        has_option: usize::from(ip.payload_length) >= with_option
+            && frame.read::<LinkOption>(ip.payload + size_of::<NeighbourHeader>()).is_some(),
+    })
+}
+
+/// Reads on, into what a packet carries. Only packets to a virtual IP come here.
+#[inline(always)]
+pub fn parse_transport(frame: &impl Frame, ip: &Ip) -> Transport {
+    if ip.fragment {
+        return Transport::Fragment;
+    }
+    match ip.version {
+        Version::V4 => transport(frame, ip.protocol, ip.payload, ip.payload_length, PROTOCOL_ICMP),
+        Version::V6 => parse_extensions(frame, ip),
+    }
+}
+
+#[inline(always)]
+fn parse_extensions(frame: &impl Frame, ip: &Ip) -> Transport {
+    let mut protocol = ip.protocol;
+    let mut offset = ip.payload;
+    let mut left = ip.payload_length;
+    for _ in 0..EXTENSIONS_MAX {
+        if !is_extension(protocol) {
+            return transport(frame, protocol, offset, left, PROTOCOL_ICMPV6);
+        }
+        let Some(header) = frame.read::<ExtensionHeader>(offset) else { return Transport::Malformed };
+        // An "atomic" fragment (RFC 6946) is whole; reserved bits do not count.
+        if protocol == EXTENSION_FRAGMENT && u16::from_be(header.fragment) & !0x6 != 0 {
+            return Transport::Fragment;
+        }
+        let length = extension_length(protocol, header.length);
+        if left < length {
+            return Transport::Malformed;
+        }
+        left -= length;
+        offset += usize::from(length);
+        protocol = header.next;
+    }
+    if is_extension(protocol) {
+        return Transport::Malformed;
+    }
+    transport(frame, protocol, offset, left, PROTOCOL_ICMPV6)
+}
+
+#[inline(always)]
+fn is_extension(protocol: u8) -> bool {
+    matches!(
+        protocol,
+        EXTENSION_HOP_BY_HOP
+            | EXTENSION_ROUTING
+            | EXTENSION_FRAGMENT
+            | EXTENSION_AUTHENTICATION
+            | EXTENSION_DESTINATION
+    )
+}
+
+/// RFC 8200 4.2 and 4.5; RFC 4302 2.2 counts words of four bytes.
+#[inline(always)]
+fn extension_length(protocol: u8, length: u8) -> u16 {
+    match protocol {
+        EXTENSION_FRAGMENT => 8,
+        EXTENSION_AUTHENTICATION => (u16::from(length) + 2) * 4,
+        _ => (u16::from(length) + 1) * 8,
+    }
+}
+
+#[inline(always)]
+fn transport(frame: &impl Frame, protocol: u8, offset: usize, length: u16, icmp: u8) -> Transport {
+    match protocol {
+        PROTOCOL_TCP => parse_tcp(frame, offset, length),
+        PROTOCOL_UDP => parse_udp(frame, offset, length),
+        _ if protocol == icmp => parse_icmp(frame, offset, length, icmp),
+        _ => Transport::Other,
+    }
+}
+
+#[inline(always)]
+fn parse_tcp(frame: &impl Frame, offset: usize, length: u16) -> Transport {
+    let Some(header) = frame.read::<TcpHeader>(offset) else { return Transport::Malformed };
+    if usize::from(length) < size_of::<TcpHeader>() || header.length >> 4 < 5 {
+        return Transport::Malformed;
+    }
+    Transport::Tcp(Tcp {
+        source: u16::from_be(header.source),
+        destination: u16::from_be(header.destination),
+        opening: header.flags & (TCP_SYN | TCP_ACK) == TCP_SYN,
         offset,
     })
 }
 
 #[inline(always)]
-fn udp<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<Transport> {
-    let [a, b, c, d, ..] = frame.bytes::<8>(offset)?;
-    Some(Transport::Udp { ports: ports([a, b, c, d]) })
+fn parse_udp(frame: &impl Frame, offset: usize, length: u16) -> Transport {
+    let Some(header) = frame.read::<UdpHeader>(offset) else { return Transport::Malformed };
+    if usize::from(length) < size_of::<UdpHeader>() {
+        return Transport::Malformed;
+    }
+    Transport::Udp { source: u16::from_be(header.source), destination: u16::from_be(header.destination) }
 }
 
+/// Kinds by RFC 792 and RFC 4443: errors quote a packet, requests want an answer.
 #[inline(always)]
-fn icmp<F: Frame + ?Sized>(frame: &F, offset: usize, echo_request: u8) -> Transport {
-    match frame.bytes::<8>(offset) {
-        Some([kind, 0, _, _, high, low, ..]) if kind == echo_request => {
-            Transport::Echo { id: u16::from_ne_bytes([high, low]) }
-        }
-        Some(_) => Transport::Icmp,
-        None => Transport::Malformed,
+fn parse_icmp(frame: &impl Frame, offset: usize, length: u16, icmp: u8) -> Transport {
+    let Some(header) = frame.read::<IcmpHeader>(offset) else { return Transport::Malformed };
+    if usize::from(length) < size_of::<IcmpHeader>() {
+        return Transport::Malformed;
+    }
+    let id = u16::from_be(header.id);
+    match (icmp == PROTOCOL_ICMP, header.kind) {
+        (true, 8) | (false, 128) => Transport::EchoRequest { id },
+        (true, 3 | 4 | 11 | 12) | (false, 1..=4) => Transport::IcmpError,
+        (true | false, _) => Transport::IcmpOther,
     }
 }
 
-#[inline(always)]
-const fn ports(bytes: [u8; 4]) -> Ports {
-    Ports {
-        source: u16::from_ne_bytes([bytes[0], bytes[1]]),
-        target: u16::from_ne_bytes([bytes[2], bytes[3]]),
+/// A frame in memory that we own: tests, fuzzing, and what a capture holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bytes<B>(pub B);
+
+impl<B: AsRef<[u8]>> Frame for Bytes<B> {
+    fn read<T: Plain>(&self, offset: usize) -> Option<T> {
+        let end = offset.checked_add(size_of::<T>())?;
+        let bytes = self.0.as_ref().get(offset..end)?;
+        // SAFETY: `bytes` has the size of T, the read tolerates any alignment, and T is Plain.
+        Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+    }
+}
+
+impl<B: AsRef<[u8]> + AsMut<[u8]>> FrameMut for Bytes<B> {
+    fn write<T: Plain>(&mut self, offset: usize, value: T) -> Option<()> {
+        let end = offset.checked_add(size_of::<T>())?;
+        let bytes = self.0.as_mut().get_mut(offset..end)?;
+        // SAFETY: `bytes` has the size of T, is ours alone, and the write tolerates any alignment.
+        unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(value) };
+        Some(())
     }
 }

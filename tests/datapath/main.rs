@@ -1,7 +1,8 @@
-//! Tier datapath: one table of packets through the host function and through the loaded filter; both must agree.
+//! Tier datapath: the filter in this kernel, run by hand (BPF_PROG_TEST_RUN), against one table of packets; the host
+//! function has to agree on every one. Needs root: a test that cannot load the filter fails, and says so.
 
 mod attach;
-mod mutate;
-mod rows;
+mod mutation;
+mod oracle;
 mod sockets;
 mod table;

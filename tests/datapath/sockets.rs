@@ -1,120 +1,180 @@
-//! Buckets in transition: real sockets of a real kernel are the evidence.
+//! Buckets on the move: what the kernel's own sockets say of a packet, with real sockets in a namespace of our own.
 
-use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::io::Write as _;
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::net::sockopt;
-use safekit_ebpf::Reason;
-use safekit_ebpf::verdict::Standing;
-use safekit_tests::filter::{Host, Kernel, VIP, action, in_namespace, ip, uniform};
-use safekit_tests::packets::{ACK, Packet, SYN};
+use anyhow::{Context as _, Result};
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
+use safekit_ebpf::verdict::{BucketState, Evidence, Reason};
+use safekit_tests::fixture::{Circumstances, Host, Loaded, PORT_CONNECTION, VIP, VIP6};
+use safekit_tests::netns::{in_new_namespace, ip, sysctl};
+use safekit_tests::packets::{ACK, RST, SYN};
+use safekit_tests::rows::{CLIENT, CLIENT6, v4, v6};
 use safekit_tests::wire::Wire;
 
-/// A client's address on the loopback interface of the namespace.
-const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 7);
+const PORT: u16 = 40_000;
 
-#[test]
-fn a_packet_in_transition_passes_only_where_its_socket_is() {
-    in_namespace(|| {
-        ip(&["address", "add", &format!("{VIP}/32"), "dev", "lo"])?;
-        ip(&["address", "add", &format!("{CLIENT}/32"), "dev", "lo"])?;
-        let listener = TcpListener::bind((VIP, 80))?;
-        let mut connection = TcpStream::connect((VIP, 80))?;
-        let client = own_end(&connection)?;
-        let (_accepted, _) = listener.accept()?;
-        connection.write_all(b"alive")?;
-        let (mut host, mut kernel) = (Host::new(), Kernel::load()?);
-        kernel.set_lease(true)?;
-        host.connections = vec![client];
-        let stranger = SocketAddrV4::new(*client.ip(), client.port() ^ 1);
-        let cases = [
-            ("its own segment, gained", Standing::Gained, client, ACK, Reason::MineBySocket),
-            ("a stranger's segment, gained", Standing::Gained, stranger, ACK, Reason::Unproven),
-            ("its own segment, lost", Standing::Lost, client, ACK, Reason::Kept),
-            ("a stranger's segment, lost", Standing::Lost, stranger, ACK, Reason::Foreign),
-            ("a new connection, gained", Standing::Gained, stranger, SYN, Reason::Mine),
-            ("a new connection, lost", Standing::Lost, stranger, SYN, Reason::Foreign),
-            ("its own segment, foreign and stable", Standing::Foreign, client, ACK, Reason::Foreign),
-        ];
-        for (name, standing, from, flags, reason) in cases {
-            host.write_table(&uniform(standing));
-            kernel.write_table(&uniform(standing))?;
-            let frame = Packet::ipv4(*from.ip(), VIP).tcp(from.port(), 80, flags).build();
-            let (decision, expected) = host.run(&frame);
-            assert_eq!(decision.reason, reason, "{name}");
-            assert_eq!(kernel.datapath.test_run(&frame)?, (action(decision.verdict), expected), "{name}");
+/// The virtual IPs and the client are all local, so that both ends of a connection live here.
+fn addresses() -> Result<()> {
+    for line in [format!("address add {VIP}/32 dev lo"), format!("address add {CLIENT}/32 dev lo")] {
+        ip(&line)?;
+    }
+    for address in [VIP6, CLIENT6] {
+        ip(&format!("-6 address add {address}/128 dev lo nodad"))?;
+    }
+    Ok(())
+}
+
+fn connected(client: IpAddr, port: u16, server: IpAddr) -> Result<OwnedFd> {
+    let family = if client.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let end = socket(family, SocketType::STREAM, None)?;
+    sockopt::set_socket_reuseaddr(&end, true)?;
+    bind(&end, &SocketAddr::new(client, port))?;
+    connect(&end, &SocketAddr::new(server, PORT_CONNECTION))
+        .context("cannot connect to the listener of the test")?;
+    Ok(end)
+}
+
+/// Both filters, in the three circumstances in which a socket decides.
+struct Both {
+    loaded: Loaded,
+    host: Host,
+}
+
+const UNDECIDED: [Circumstances; 3] = [
+    Circumstances { state: BucketState::Gained, lease: true },
+    Circumstances { state: BucketState::Lost, lease: true },
+    Circumstances { state: BucketState::Mine, lease: false },
+];
+
+impl Both {
+    fn new() -> Result<Self> {
+        Ok(Self { loaded: Loaded::new()?, host: Host::new() })
+    }
+
+    fn host_sees(&mut self, client: impl Into<IpAddr>, evidence: Evidence) {
+        self.host.sockets.insert((client.into(), PORT, PORT_CONNECTION), evidence);
+    }
+
+    fn check(&mut self, what: &str, frame: &[u8], expected: Reason) -> Result<()> {
+        for circumstances in UNDECIDED {
+            self.loaded.set(circumstances)?;
+            self.host.set(circumstances);
+            let in_kernel = self.loaded.run(frame)?;
+            assert_eq!(in_kernel.reason, expected, "{what}, {circumstances:?}");
+            assert_eq!(in_kernel, self.host.run(frame), "{what}, {circumstances:?}");
         }
         Ok(())
-    })
-    .expect("the filter runs");
+    }
 }
 
-/// Past its lease a node keeps the connections that it has and takes no new one.
 #[test]
-fn past_the_lease_only_live_connections_pass() {
-    in_namespace(|| {
-        ip(&["address", "add", &format!("{VIP}/32"), "dev", "lo"])?;
-        ip(&["address", "add", &format!("{CLIENT}/32"), "dev", "lo"])?;
-        let listener = TcpListener::bind((VIP, 80))?;
-        let connection = TcpStream::connect((VIP, 80))?;
-        let client = own_end(&connection)?;
-        let (_accepted, _) = listener.accept()?;
-        let mut kernel = Kernel::load()?;
-        kernel.write_table(&uniform(Standing::Mine))?;
-        let segment = Packet::ipv4(*client.ip(), VIP).tcp(client.port(), 80, ACK).build();
-        let opening = Packet::ipv4(*client.ip(), VIP).tcp(client.port() ^ 1, 80, SYN).build();
-        kernel.set_lease(true)?;
-        assert_eq!((kernel.datapath.test_run(&segment)?.0, kernel.datapath.test_run(&opening)?.0), (2, 2));
-        kernel.set_lease(false)?;
-        assert_eq!((kernel.datapath.test_run(&segment)?.0, kernel.datapath.test_run(&opening)?.0), (2, 1));
-        assert_eq!(kernel.counted(Reason::Kept), 1);
-        assert_eq!(kernel.counted(Reason::LeaseOver), 1);
+fn a_live_connection_keeps_its_packets_and_no_other_does() -> Result<()> {
+    in_new_namespace(|| {
+        addresses()?;
+        let mut both = Both::new()?;
+        let ack = v4().tcp(PORT, PORT_CONNECTION, ACK).build();
+        both.check("nobody listens", &ack, Reason::NoSocket)?;
+
+        let listener = TcpListener::bind((VIP, PORT_CONNECTION))?;
+        both.check("only a listener", &ack, Reason::NoSocket)?;
+
+        let client = connected(CLIENT.into(), PORT, VIP.into())?;
+        let (server, _) = listener.accept()?;
+        both.host_sees(CLIENT, Evidence::Connection);
+        both.check("an established connection", &ack, Reason::Kept)?;
+        both.check("its reset", &v4().tcp(PORT, PORT_CONNECTION, RST).build(), Reason::Kept)?;
+        both.check(
+            "its answer to a simultaneous open",
+            &v4().tcp(PORT, PORT_CONNECTION, SYN | ACK).build(),
+            Reason::Kept,
+        )?;
+        both.check(
+            "another port of that client",
+            &v4().tcp(PORT + 1, PORT_CONNECTION, ACK).build(),
+            Reason::NoSocket,
+        )?;
+        let optioned =
+            safekit_tests::packets::ethernet([2; 6]).vlan(9).ipv4_with_options(CLIENT, VIP, &[1; 8]);
+        both.check("tagged, with options", &optioned.tcp(PORT, PORT_CONNECTION, ACK).build(), Reason::Kept)?;
+
+        // The server closes first, so its end waits (RFC 9293 3.6.1) and still answers for its packets.
+        server.shutdown(Shutdown::Both)?;
+        drop(server);
+        drop(client);
+        std::thread::sleep(Duration::from_millis(50));
+        both.check("a connection in time-wait", &ack, Reason::Kept)?;
         Ok(())
     })
-    .expect("the filter runs");
 }
 
-/// With SYN cookies there is no socket until the last packet of the handshake, which therefore has to be recognised. One
+#[test]
+fn a_connection_that_was_reset_keeps_nothing() -> Result<()> {
+    in_new_namespace(|| {
+        addresses()?;
+        let mut both = Both::new()?;
+        let listener = TcpListener::bind((VIP, PORT_CONNECTION))?;
+        let client = connected(CLIENT.into(), PORT, VIP.into())?;
+        let (server, _) = listener.accept()?;
+        let ack = v4().tcp(PORT, PORT_CONNECTION, ACK).build();
+        both.host_sees(CLIENT, Evidence::Connection);
+        both.check("established", &ack, Reason::Kept)?;
+
+        reset(server)?;
+        drop(client);
+        both.host_sees(CLIENT, Evidence::None);
+        both.check("reset", &ack, Reason::NoSocket)
+    })
+}
+
+#[test]
+fn ipv6_connections_are_found_too() -> Result<()> {
+    in_new_namespace(|| {
+        addresses()?;
+        let mut both = Both::new()?;
+        let listener = TcpListener::bind((VIP6, PORT_CONNECTION))?;
+        let ack = v6().tcp(PORT, PORT_CONNECTION, ACK).build();
+        both.check("only a listener", &ack, Reason::NoSocket)?;
+
+        let _client = connected(CLIENT6.into(), PORT, VIP6.into())?;
+        let (mut server, _) = listener.accept()?;
+        server.write_all(b"hello")?;
+        both.host_sees(CLIENT6, Evidence::Connection);
+        both.check("established", &ack, Reason::Kept)?;
+        let extended = v6().hop_by_hop(0).destination_options(1).tcp(PORT, PORT_CONNECTION, ACK).build();
+        both.check("behind extension headers", &extended, Reason::Kept)
+    })
+}
+
+/// With SYN cookies there is no socket until the handshake's last packet, which therefore has to be recognised. One
 /// namespace only: all namespaces of a kernel share the cookies' secret.
 #[test]
-fn the_last_packet_of_a_handshake_by_cookie_is_recognised() {
-    in_namespace(|| {
-        ip(&["address", "add", &format!("{VIP}/32"), "dev", "lo"])?;
-        ip(&["address", "add", &format!("{CLIENT}/32"), "dev", "lo"])?;
-        std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2")?;
-        let listener = TcpListener::bind((VIP, 80))?;
+fn the_last_packet_of_a_handshake_by_cookie_is_recognised() -> Result<()> {
+    in_new_namespace(|| {
+        addresses()?;
+        sysctl("net.ipv4.tcp_syncookies", "2")?;
+        let mut both = Both::new()?;
+        let listener = TcpListener::bind((VIP, PORT_CONNECTION))?;
         let wire = Wire::on("lo")?;
-        let connection = TcpStream::connect((VIP, 80))?;
-        let client = own_end(&connection)?;
+        let client = connected(CLIENT.into(), PORT, VIP.into())?;
         let offer = wire.receive(|frame| frame.get(47) == Some(&(SYN | ACK)))?;
         let number = |at: usize| u32::from_be_bytes(std::array::from_fn(|byte| offer[at + byte]));
         let (cookie, next) = (number(38), number(42));
-        // Both ends go without a trace: no socket may answer for the cookie.
         let (server, _) = listener.accept()?;
-        sockopt::set_socket_linger(&server, Some(Duration::ZERO))?;
-        drop(server);
-        drop(connection);
+        reset(server)?;
+        drop(client);
 
-        let mut kernel = Kernel::load()?;
-        kernel.set_lease(true)?;
-        kernel.write_table(&uniform(Standing::Gained))?;
-        let last = |acknowledged: u32| {
-            let packet = Packet::ipv4(*client.ip(), VIP);
-            packet.tcp_numbered([client.port(), 80], ACK, next, acknowledged).build()
-        };
-        let mut passes =
-            |acknowledged| kernel.datapath.test_run(&last(acknowledged)).map(|(action, _)| action == 2);
-        assert!(!passes(cookie.wrapping_add(12_345))?, "a guessed cookie");
-        assert!(passes(cookie.wrapping_add(1))?, "the cookie");
-        Ok(())
+        let last = |ack| v4().tcp_numbered(PORT, PORT_CONNECTION, ACK, next, ack).build();
+        both.check("a guessed cookie", &last(cookie.wrapping_add(12_345)), Reason::NoSocket)?;
+        both.host_sees(CLIENT, Evidence::Cookie);
+        both.check("the cookie", &last(cookie.wrapping_add(1)), Reason::KeptByCookie)
     })
-    .expect("the filter runs");
 }
 
-fn own_end(connection: &TcpStream) -> anyhow::Result<SocketAddrV4> {
-    match connection.local_addr()? {
-        SocketAddr::V4(client) => Ok(client),
-        SocketAddr::V6(client) => anyhow::bail!("{client} is not IPv4: {}", IpAddr::from(*client.ip())),
-    }
+fn reset(stream: TcpStream) -> Result<()> {
+    sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+    drop(stream);
+    Ok(())
 }

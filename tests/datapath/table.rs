@@ -1,135 +1,180 @@
-//! Every row, every truncation of every row, and an independent parser.
+//! Every row of the table, under every state of its bucket and of the lease, through both filters.
 
-use std::net::IpAddr;
-
-use safekit_ebpf::verdict::Standing;
-use safekit_ebpf::{Reason, Verdict};
-use safekit_tests::filter::{Host, Kernel, action, in_namespace, is_vip, mixed, uniform};
-
-use crate::rows::{Row, rows};
-
-/// The shortest frame that the kernel takes for a test run.
-const FRAME_BYTES_MIN: usize = 14;
-
-/// Host and kernel with one row's world.
-fn set(host: &mut Host, kernel: &mut Kernel, standing: Standing, lease_live: bool) -> anyhow::Result<()> {
-    let table = uniform(standing);
-    host.write_table(&table);
-    host.lease_live = lease_live;
-    kernel.write_table(&table)?;
-    kernel.set_lease(lease_live)
-}
-
-#[track_caller]
-fn agree(host: &Host, kernel: &mut Kernel, name: &str, frame: &[u8]) -> anyhow::Result<Reason> {
-    let (decision, expected) = host.run(frame);
-    let before = kernel.counted(decision.reason);
-    let (returned, left) = kernel.datapath.test_run(frame)?;
-    assert_eq!(returned, action(decision.verdict), "{name}: the kernel's action against {decision:?}");
-    assert_eq!(left, expected, "{name}: the frame afterwards");
-    assert_eq!(kernel.counted(decision.reason), before + 1, "{name}: counted as {:?}", decision.reason);
-    Ok(decision.reason)
-}
+use anyhow::Result;
+use safekit::driver::datapath::VirtualMac;
+use safekit_ebpf::verdict::{BucketState, Reason};
+use safekit_tests::fixture::{
+    self, Action, CIRCUMSTANCES, GROUP, HASH_KEY, Host, Loaded, OWN_MAC, VIP, VIP6, all_but, uniform,
+};
+use safekit_tests::packets::CLIENT_MAC;
+use safekit_tests::rows::{self, CLIENT, CLIENT6, Expect};
 
 #[test]
-fn host_and_kernel_decide_every_row_as_the_table_says() {
-    in_namespace(|| {
-        let (mut host, mut kernel) = (Host::new(), Kernel::load()?);
-        let rows = rows();
-        assert!(rows.len() >= 60, "the table has shrunk to {} rows", rows.len());
-        for Row { name, frame, standing, lease_live, reason } in rows {
-            set(&mut host, &mut kernel, standing, lease_live)?;
-            let name = format!("{name}, {standing:?}, lease {lease_live}");
-            assert_eq!(agree(&host, &mut kernel, &name, &frame)?, reason, "{name}");
+fn every_row_has_its_verdict_in_both_filters() -> Result<()> {
+    let rows = rows::all();
+    assert!(rows.len() >= 60, "the table has {} rows", rows.len());
+    let (mut loaded, mut host) = (Loaded::new()?, Host::new());
+    for circumstances in CIRCUMSTANCES {
+        loaded.set(circumstances)?;
+        host.set(circumstances);
+        for row in &rows {
+            let (name, expected) = (row.name, row.expect.under(circumstances));
+            let on_host = host.run(&row.frame);
+            assert_eq!((on_host.action, on_host.reason), expected, "{name} on the host, {circumstances:?}");
+            let in_kernel = loaded.run(&row.frame)?;
+            assert_eq!(in_kernel, on_host, "{name} in the kernel against the host, {circumstances:?}");
         }
-        Ok(())
-    })
-    .expect("the filter runs");
-}
-
-#[test]
-fn every_truncation_is_decided_alike_and_nothing_short_passes() {
-    in_namespace(|| {
-        let (mut host, mut kernel) = (Host::new(), Kernel::load()?);
-        set(&mut host, &mut kernel, Standing::Mine, true)?;
-        for Row { name, frame, .. } in rows() {
-            let whole = host.run(&frame).0;
-            for length in 0..frame.len() {
-                let cut = &frame[..length];
-                let name = format!("{name}, {length} of {} bytes", frame.len());
-                let decision = host.run(cut).0;
-                let accepted = matches!(decision.verdict, Verdict::Accept | Verdict::Answer);
-                assert!(!accepted || decision.reason == whole.reason, "{name}: {decision:?}");
-                if length >= FRAME_BYTES_MIN {
-                    agree(&host, &mut kernel, &name, cut)?;
-                }
-            }
-        }
-        Ok(())
-    })
-    .expect("the filter runs");
-}
-
-/// etherparse reads the same addresses and ports from every well-formed frame that we accept.
-#[test]
-fn an_independent_parser_agrees_on_what_is_accepted() {
-    let mut host = Host::new();
-    host.write_table(&uniform(Standing::Mine));
-    let mut accepted = 0;
-    for Row { name, frame, .. } in rows() {
-        if host.run(&frame).0.verdict != Verdict::Accept {
-            continue;
-        }
-        accepted += 1;
-        let parsed = etherparse::SlicedPacket::from_ethernet(&frame).expect(name);
-        let target = match parsed.net.expect(name) {
-            etherparse::NetSlice::Ipv4(ip) => IpAddr::V4(ip.header().destination_addr()),
-            etherparse::NetSlice::Ipv6(ip) => IpAddr::V6(ip.header().destination_addr()),
-            etherparse::NetSlice::Arp(_) => panic!("{name}: ARP is answered, not accepted"),
-        };
-        assert!(is_vip(target), "{name} goes to {target}");
-        let port = match parsed.transport.expect(name) {
-            etherparse::TransportSlice::Tcp(tcp) => Some(tcp.destination_port()),
-            etherparse::TransportSlice::Udp(udp) => Some(udp.destination_port()),
-            etherparse::TransportSlice::Icmpv4(icmp) => {
-                assert_eq!(icmp.type_u8(), 8, "{name}");
-                None
-            }
-            other @ (etherparse::TransportSlice::Icmpv6(_) | etherparse::TransportSlice::Igmp(_)) => {
-                panic!("{name}: {other:?} is nobody's")
-            }
-        };
-        assert!(port.is_none_or(|port| [80, 443, 53].contains(&port)), "{name}: port {port:?}");
     }
-    assert!(accepted > 10, "the table accepts too little to show anything: {accepted}");
+    Ok(())
 }
 
-/// Each bucket has its own two bits, and the active table is read whole.
 #[test]
-fn a_mixed_table_is_read_bucket_by_bucket() {
-    in_namespace(|| {
-        let (mut host, mut kernel) = (Host::new(), Kernel::load()?);
-        // Twice, so that both slots have been in force.
-        for table in [uniform(Standing::Foreign), mixed()] {
-            host.write_table(&table);
-            kernel.write_table(&table)?;
+fn what_passes_changes_only_its_destination_and_what_drops_nothing() {
+    let mut host = Host::new();
+    host.set(CIRCUMSTANCES[1]);
+    for row in rows::all() {
+        let outcome = host.run(&row.frame);
+        let untouched =
+            matches!(outcome.reason, Reason::NotVip | Reason::NotIp) || outcome.action == Action::Drop;
+        match outcome.action {
+            _ if untouched => assert_eq!(outcome.bytes, row.frame, "{}", row.name),
+            Action::Pass => {
+                assert_eq!(outcome.bytes[..6], OWN_MAC, "{}", row.name);
+                assert_eq!(outcome.bytes[6..], row.frame[6..], "{}", row.name);
+            }
+            Action::Transmit => {
+                assert!(matches!(row.expect, Expect::Answered | Expect::Advertised), "{}", row.name);
+                assert_eq!(outcome.bytes[6..12], OWN_MAC, "{}", row.name);
+            }
+            Action::Drop => unreachable!("counted as untouched"),
         }
-        kernel.set_lease(true)?;
-        let mut reasons = std::collections::BTreeSet::new();
-        for port in 1..4000 {
-            for flags in [safekit_tests::packets::SYN, safekit_tests::packets::ACK] {
-                let packet =
-                    safekit_tests::packets::Packet::ipv4(crate::rows::CLIENT, safekit_tests::filter::VIP);
-                let frame = packet.tcp(port, 80, flags).build();
-                reasons.insert(agree(&host, &mut kernel, &format!("port {port}"), &frame)?);
+    }
+}
+
+#[test]
+fn exactly_the_bucket_of_the_client_decides() -> Result<()> {
+    let (mut loaded, mut host) = (Loaded::new()?, Host::new());
+    loaded.set_lease(true)?;
+    host.lease = true;
+    for row in rows::all() {
+        let Some((balance, client, port)) = row.client else { continue };
+        let bucket = safekit::driver::datapath::bucket(HASH_KEY, balance, client, port);
+        for (inside, outside) in
+            [(BucketState::Mine, BucketState::Foreign), (BucketState::Foreign, BucketState::Mine)]
+        {
+            let table = all_but(outside, bucket, inside);
+            loaded.datapath.write_table(GROUP, &table)?;
+            host.table = table;
+            let expected = row.expect.under(fixture::Circumstances { state: inside, lease: true });
+            let outcome = host.run(&row.frame);
+            assert_eq!((outcome.action, outcome.reason), expected, "{}: bucket {}", row.name, bucket.0);
+            assert_eq!(loaded.run(&row.frame)?, outcome, "{}: bucket {}", row.name, bucket.0);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_arp_answer_tells_the_virtual_mac_and_comes_from_the_own_one() {
+    let mut host = Host::new();
+    host.set(CIRCUMSTANCES[1]);
+    let rows = rows::all();
+    let row = rows.iter().find(|row| row.name == "arp who has the virtual ip").expect("a row of the table");
+    let answer = host.run(&row.frame).bytes;
+
+    assert_eq!(answer[..6], CLIENT_MAC, "back to the requester");
+    assert_eq!(answer[6..12], OWN_MAC, "a switch must not learn the virtual MAC");
+    assert_eq!(answer[12..20], row.frame[12..20], "the same kind of ARP");
+    assert_eq!(answer[20..22], [0, 2], "a reply");
+    assert_eq!(answer[22..28], VirtualMac::of(VIP.into()).0);
+    assert_eq!(answer[28..32], VIP.octets());
+    assert_eq!(answer[32..38], CLIENT_MAC);
+    assert_eq!(answer[38..42], CLIENT.octets());
+    assert_eq!(answer[42..], row.frame[42..], "the padding stays");
+}
+
+#[test]
+fn an_advertisement_tells_the_virtual_mac_and_reads_as_one() {
+    let mut host = Host::new();
+    host.set(CIRCUMSTANCES[1]);
+    for row in rows::all().iter().filter(|row| row.expect == Expect::Advertised) {
+        let answer = host.run(&row.frame).bytes;
+        let sliced =
+            etherparse::SlicedPacket::from_ethernet(&answer).expect("an answer that others can read");
+        let Some(etherparse::NetSlice::Ipv6(ip)) = &sliced.net else { panic!("{}: not IPv6", row.name) };
+        let Some(etherparse::TransportSlice::Icmpv6(icmp)) = &sliced.transport else {
+            panic!("{}: not ICMPv6", row.name)
+        };
+        let (source, destination) = (ip.header().source_addr(), ip.header().destination_addr());
+        assert_eq!((source, destination, ip.header().hop_limit()), (VIP6, CLIENT6, 255), "{}", row.name);
+        assert!(icmp.is_checksum_valid(source.octets(), destination.octets()), "{}: checksum", row.name);
+        let message = icmp.slice();
+        assert_eq!(message[..2], [136, 0], "{}", row.name);
+        assert_eq!(message[8..24], VIP6.octets(), "{}", row.name);
+        assert_eq!(answer[..6], CLIENT_MAC, "{}", row.name);
+        match message.get(24..) {
+            Some([]) | None => assert_eq!(message[4], 0x40, "{}: solicited", row.name),
+            Some(option) => {
+                assert_eq!(message[4], 0x60, "{}: solicited, override", row.name);
+                assert_eq!(
+                    (&option[..2], &option[2..8]),
+                    (&[2, 1][..], &VirtualMac::of(VIP6.into()).0[..]),
+                    "{}",
+                    row.name
+                );
             }
         }
-        assert_eq!(
-            reasons,
-            [Reason::Mine, Reason::Foreign, Reason::Unproven].into(),
-            "all standings were met"
-        );
-        Ok(())
-    })
-    .expect("the filter runs");
+    }
+}
+
+#[test]
+fn a_table_comes_back_from_the_kernel_as_it_was_written() -> Result<()> {
+    let mut loaded = Loaded::new()?;
+    assert_eq!(
+        loaded.datapath.table(GROUP)?,
+        uniform(BucketState::Foreign),
+        "a fresh filter accepts nothing"
+    );
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..3 {
+        let table = random_table(&mut random);
+        loaded.datapath.write_table(GROUP, &table)?;
+        assert_eq!(loaded.datapath.table(GROUP)?, table);
+    }
+    let other = safekit::types::GroupId(9);
+    assert!(loaded.datapath.write_table(other, &uniform(BucketState::Mine)).is_err(), "there is no group 9");
+    Ok(())
+}
+
+#[test]
+fn the_kernel_reads_each_bucket_where_it_was_written() -> Result<()> {
+    let (mut loaded, mut host) = (Loaded::new()?, Host::new());
+    loaded.set_lease(true)?;
+    host.lease = true;
+    host.table = random_table(&mut fastrand::Rng::with_seed(8));
+    loaded.datapath.write_table(GROUP, &host.table)?;
+    for port in (1024..=65_535).step_by(17) {
+        let frame = rows::v4().tcp(port, fixture::PORT_CONNECTION, 0x02).build();
+        let outcome = host.run(&frame);
+        assert_eq!(loaded.run_uncounted(&frame)?, (outcome.action, outcome.bytes), "client port {port}");
+    }
+    Ok(())
+}
+
+fn random_table(random: &mut fastrand::Rng) -> safekit::engine::farm::Table {
+    let mut table = uniform(BucketState::Foreign);
+    table.mine.words_mut().fill_with(|| random.u64(..));
+    table.transitional.words_mut().fill_with(|| random.u64(..));
+    table
+}
+
+#[test]
+fn nothing_is_accepted_before_tables_and_lease_are_written() -> Result<()> {
+    let loaded = Loaded::new()?;
+    for row in rows::all() {
+        let outcome = loaded.run(&row.frame)?;
+        let harmless = matches!(outcome.reason, Reason::NotVip | Reason::NotIp | Reason::IcmpError);
+        assert!(harmless || outcome.action == Action::Drop, "{}: {outcome:?}", row.name);
+    }
+    Ok(())
 }

@@ -1,7 +1,10 @@
 //! The lab of the tests: packets, the filter on both sides of the kernel boundary, simulated farms, real ones.
 
-pub mod filter;
+pub mod fixture;
 pub mod lab;
+pub mod mutation;
+pub mod netns;
 pub mod packets;
+pub mod rows;
 pub mod sim;
 pub mod wire;

@@ -1,180 +1,267 @@
-//! Frames from named layers, and the table of frames that the host function and the loaded filter both decide.
+//! Frames, layer by layer, as bytes. Lengths are filled in when a layer is closed by [`Builder::build`]; checksums are not
+//! (the filter leaves them to the stack), except by [`Builder::for_a_stack`].
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// A frame under construction: each layer is appended to the one below; lengths and types are filled in by [`Self::build`].
-#[derive(Clone, Debug, Default)]
-pub struct Packet {
-    vlans: Vec<[u8; 2]>,
-    ethertype: [u8; 2],
-    network: Vec<u8>,
-    transport: Vec<u8>,
-}
-
-pub const TARGET_MAC: [u8; 6] = [0x02, 0x5f, 10, 99, 0, 100];
-pub const SOURCE_MAC: [u8; 6] = [0x02, 0xcc, 0, 0, 0, 7];
+pub const CLIENT_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0xc1];
+pub const BROADCAST: [u8; 6] = [0xff; 6];
 
 pub const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
-pub const ACK: u8 = 0x10;
 pub const FIN: u8 = 0x01;
+pub const PSH: u8 = 0x08;
+pub const ACK: u8 = 0x10;
 
-impl Packet {
-    pub fn ipv4(source: Ipv4Addr, target: Ipv4Addr) -> Self {
-        Self::ipv4_with_options(source, target, &[])
-    }
+/// A frame under construction.
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    bytes: Vec<u8>,
+    ethertype_at: usize,
+    ipv4_at: Option<usize>,
+    ipv6_at: Option<usize>,
+    /// Where the next header's protocol number goes.
+    next_at: usize,
+}
 
-    /// `options` are padded to a multiple of four bytes.
-    pub fn ipv4_with_options(source: Ipv4Addr, target: Ipv4Addr, options: &[u8]) -> Self {
-        let mut header = vec![0x45, 0, 0, 0, 0x12, 0x34, 0x40, 0, 64, 0, 0, 0];
-        header.extend(source.octets());
-        header.extend(target.octets());
-        header.extend(options);
-        header.resize(header.len().next_multiple_of(4), 0);
-        header[0] = 0x40 | (header.len() / 4) as u8;
-        Self { ethertype: [0x08, 0x00], network: header, ..Self::default() }
-    }
+/// Ethernet, to `destination` from the client.
+pub fn ethernet(destination: [u8; 6]) -> Builder {
+    let mut bytes = Vec::with_capacity(128);
+    bytes.extend_from_slice(&destination);
+    bytes.extend_from_slice(&CLIENT_MAC);
+    bytes.extend_from_slice(&[0, 0]);
+    Builder { bytes, ethertype_at: 12, ..Builder::default() }
+}
 
-    pub fn ipv6(source: Ipv6Addr, target: Ipv6Addr) -> Self {
-        let mut header = vec![0x60, 0, 0, 0, 0, 0, 59, 64];
-        header.extend(source.octets());
-        header.extend(target.octets());
-        Self { ethertype: [0x86, 0xdd], network: header, ..Self::default() }
-    }
-
-    pub fn arp(request: bool, sender: Ipv4Addr, target: Ipv4Addr) -> Self {
-        let mut packet = vec![0, 1, 8, 0, 6, 4, 0, if request { 1 } else { 2 }];
-        packet.extend(SOURCE_MAC);
-        packet.extend(sender.octets());
-        packet.extend([0; 6]);
-        packet.extend(target.octets());
-        Self { ethertype: [0x08, 0x06], network: packet, ..Self::default() }
-    }
-
-    pub fn other(ethertype: [u8; 2]) -> Self {
-        Self { ethertype, network: vec![0; 46], ..Self::default() }
-    }
-
-    /// An 802.1Q tag; the first call is the outermost.
-    pub fn vlan(mut self, id: u16) -> Self {
-        self.vlans.push(id.to_be_bytes());
+impl Builder {
+    fn ethertype(mut self, ethertype: u16) -> Self {
+        self.bytes[self.ethertype_at..self.ethertype_at + 2].copy_from_slice(&ethertype.to_be_bytes());
         self
     }
 
-    /// More fragments to come, and an offset in units of eight bytes.
-    pub fn fragment(mut self, more: bool, offset: u16) -> Self {
-        let field = u16::from(more) << 13 | offset;
-        self.network[6..8].copy_from_slice(&field.to_be_bytes());
+    fn tag(self, ethertype: u16, vlan: u16) -> Self {
+        let mut tagged = self.ethertype(ethertype);
+        tagged.bytes.extend_from_slice(&vlan.to_be_bytes());
+        tagged.ethertype_at = tagged.bytes.len();
+        tagged.bytes.extend_from_slice(&[0, 0]);
+        tagged
+    }
+
+    pub fn vlan(self, vlan: u16) -> Self {
+        self.tag(0x8100, vlan)
+    }
+
+    pub fn service_vlan(self, vlan: u16) -> Self {
+        self.tag(0x88a8, vlan)
+    }
+
+    pub fn ipv4(self, source: Ipv4Addr, destination: Ipv4Addr) -> Self {
+        self.ipv4_with_options(source, destination, &[])
+    }
+
+    /// `options` is padded to whole words by the caller.
+    pub fn ipv4_with_options(self, source: Ipv4Addr, destination: Ipv4Addr, options: &[u8]) -> Self {
+        assert!(options.len().is_multiple_of(4) && options.len() <= 40, "options are 0 to 10 words");
+        let mut ip = self.ethertype(0x0800);
+        let at = ip.bytes.len();
+        let words = 5 + options.len() as u8 / 4;
+        ip.bytes.extend_from_slice(&[0x40 | words, 0, 0, 0, 0x12, 0x34, 0x40, 0, 64, 0, 0, 0]);
+        ip.bytes.extend_from_slice(&source.octets());
+        ip.bytes.extend_from_slice(&destination.octets());
+        ip.bytes.extend_from_slice(options);
+        ip.ipv4_at = Some(at);
+        ip.next_at = at + 9;
+        ip
+    }
+
+    /// Makes the IPv4 packet a fragment: `offset` in units of eight bytes.
+    pub fn fragment(mut self, offset: u16, more: bool) -> Self {
+        let at = self.ipv4_at.expect("only an IPv4 packet is fragmented here") + 6;
+        let field = offset | if more { 0x2000 } else { 0 };
+        self.bytes[at..at + 2].copy_from_slice(&field.to_be_bytes());
         self
     }
 
-    /// An IPv6 extension header of `units` times eight bytes.
-    pub fn extension(mut self, kind: u8, units: u8) -> Self {
-        let mut header = vec![0; usize::from(units) * 8];
-        header[1] = units - 1;
-        self.chain(kind);
-        self.network.extend(header);
+    pub fn ipv6(self, source: Ipv6Addr, destination: Ipv6Addr) -> Self {
+        let mut ip = self.ethertype(0x86dd);
+        let at = ip.bytes.len();
+        ip.bytes.extend_from_slice(&[0x60, 0, 0, 0, 0, 0, 0, 64]);
+        ip.bytes.extend_from_slice(&source.octets());
+        ip.bytes.extend_from_slice(&destination.octets());
+        ip.ipv6_at = Some(at);
+        ip.next_at = at + 6;
+        ip
+    }
+
+    fn protocol(mut self, protocol: u8) -> Self {
+        self.bytes[self.next_at] = protocol;
         self
     }
 
-    pub fn tcp(self, source: u16, target: u16, flags: u8) -> Self {
-        self.tcp_numbered([source, target], flags, 1, 2)
+    /// An IPv6 extension header of `8 + 8 * more` bytes.
+    fn extension(self, protocol: u8, more: u8) -> Self {
+        let mut extended = self.protocol(protocol);
+        extended.next_at = extended.bytes.len();
+        extended.bytes.extend_from_slice(&[59, more, 1, 4, 0, 0, 0, 0]);
+        extended.bytes.extend(std::iter::repeat_n(0, 8 * usize::from(more)));
+        extended
     }
 
-    /// From and to these ports, with sequence and acknowledgement number.
-    pub fn tcp_numbered(self, ports: [u16; 2], flags: u8, sequence: u32, acknowledgement: u32) -> Self {
-        let mut header = Vec::new();
-        header.extend(ports.iter().flat_map(|port| port.to_be_bytes()));
-        header.extend(sequence.to_be_bytes());
-        header.extend(acknowledgement.to_be_bytes());
-        header.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
-        self.transport(6, header)
+    pub fn hop_by_hop(self, more: u8) -> Self {
+        self.extension(0, more)
     }
 
-    /// With the checksums of IPv4 and TCP filled in, for a stack that looks at them.
-    pub fn build_for_a_stack(&self) -> Vec<u8> {
-        let mut frame = self.build();
-        let (ip, tcp) = frame[14..].split_at_mut(20);
-        ip[10..12].fill(0);
-        let sum = checksum(ip, 0);
-        ip[10..12].copy_from_slice(&sum.to_be_bytes());
-        // The pseudo header: both addresses, the protocol, the length.
-        let pseudo =
-            ip[12..20].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>()
-                + 6
-                + tcp.len() as u32;
-        tcp[16..18].fill(0);
-        let sum = checksum(tcp, pseudo);
-        tcp[16..18].copy_from_slice(&sum.to_be_bytes());
-        frame
+    pub fn destination_options(self, more: u8) -> Self {
+        self.extension(60, more)
     }
 
-    pub fn udp(self, source: u16, target: u16) -> Self {
-        let mut header = Vec::new();
-        header.extend(source.to_be_bytes());
-        header.extend(target.to_be_bytes());
-        header.extend([0, 12, 0, 0, 1, 2, 3, 4]);
-        self.transport(17, header)
+    pub fn routing(self) -> Self {
+        self.extension(43, 0)
     }
 
-    /// ICMP, or ICMPv6 where the packet is IPv6.
-    pub fn icmp(self, kind: u8, id: u16) -> Self {
-        let mut header = vec![kind, 0, 0, 0];
-        header.extend(id.to_be_bytes());
-        header.extend([0, 1]);
-        let protocol = if self.ethertype == [0x86, 0xdd] { 58 } else { 1 };
-        self.transport(protocol, header)
+    pub fn ipv6_fragment(self, offset: u16, more: bool) -> Self {
+        let mut fragment = self.protocol(44);
+        fragment.next_at = fragment.bytes.len();
+        let field = offset << 3 | u16::from(more);
+        fragment.bytes.extend_from_slice(&[59, 0]);
+        fragment.bytes.extend_from_slice(&field.to_be_bytes());
+        fragment.bytes.extend_from_slice(&[0, 0, 0x12, 0x34]);
+        fragment
     }
 
-    pub fn transport(mut self, protocol: u8, bytes: Vec<u8>) -> Self {
-        if self.ethertype == [0x86, 0xdd] {
-            self.chain(protocol);
-        } else {
-            self.network[9] = protocol;
+    pub fn authentication(self) -> Self {
+        let mut header = self.protocol(51);
+        header.next_at = header.bytes.len();
+        header.bytes.extend_from_slice(&[59, 4, 0, 0]);
+        header.bytes.extend(std::iter::repeat_n(0xab, 20));
+        header
+    }
+
+    pub fn tcp(self, source: u16, destination: u16, flags: u8) -> Self {
+        self.tcp_numbered(source, destination, flags, 1000, 2000)
+    }
+
+    pub fn tcp_numbered(self, source: u16, destination: u16, flags: u8, seq: u32, ack: u32) -> Self {
+        let mut tcp = self.protocol(6);
+        tcp.bytes.extend_from_slice(&source.to_be_bytes());
+        tcp.bytes.extend_from_slice(&destination.to_be_bytes());
+        tcp.bytes.extend_from_slice(&seq.to_be_bytes());
+        tcp.bytes.extend_from_slice(&ack.to_be_bytes());
+        tcp.bytes.extend_from_slice(&[0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        tcp
+    }
+
+    pub fn udp(self, source: u16, destination: u16, payload: usize) -> Self {
+        let mut udp = self.protocol(17);
+        udp.bytes.extend_from_slice(&source.to_be_bytes());
+        udp.bytes.extend_from_slice(&destination.to_be_bytes());
+        udp.bytes.extend_from_slice(&(8 + payload as u16).to_be_bytes());
+        udp.bytes.extend_from_slice(&[0, 0]);
+        udp.payload(payload)
+    }
+
+    pub fn icmp(self, kind: u8, code: u8, id: u16) -> Self {
+        self.protocol(1).icmp_body(kind, code, id)
+    }
+
+    pub fn icmpv6(self, kind: u8, code: u8, id: u16) -> Self {
+        self.protocol(58).icmp_body(kind, code, id)
+    }
+
+    /// Neighbour discovery (solicitation 135, advertisement 136), with the sender's link-layer address if wanted.
+    pub fn neighbour(self, kind: u8, target: Ipv6Addr, with_mac: bool) -> Self {
+        let mut message = self.protocol(58);
+        let hops = message.ipv6_at.expect("neighbour discovery is IPv6") + 7;
+        message.bytes[hops] = 255;
+        message.bytes.extend_from_slice(&[kind, 0, 0, 0, 0, 0, 0, 0]);
+        message.bytes.extend_from_slice(&target.octets());
+        if with_mac {
+            message.bytes.extend_from_slice(&[1, 1]);
+            message.bytes.extend_from_slice(&CLIENT_MAC);
         }
-        self.transport = bytes;
+        message
+    }
+
+    fn icmp_body(mut self, kind: u8, code: u8, id: u16) -> Self {
+        self.bytes.extend_from_slice(&[kind, code, 0, 0]);
+        self.bytes.extend_from_slice(&id.to_be_bytes());
+        self.bytes.extend_from_slice(&[0, 1]);
+        self.payload(32)
+    }
+
+    /// Any other protocol number, with nothing known behind it.
+    pub fn other_protocol(self, protocol: u8) -> Self {
+        self.protocol(protocol).payload(24)
+    }
+
+    pub fn arp(self, operation: u16, sender: Ipv4Addr, target: Ipv4Addr) -> Self {
+        let mut arp = self.ethertype(0x0806);
+        arp.bytes.extend_from_slice(&[0, 1, 8, 0, 6, 4]);
+        arp.bytes.extend_from_slice(&operation.to_be_bytes());
+        arp.bytes.extend_from_slice(&CLIENT_MAC);
+        arp.bytes.extend_from_slice(&sender.octets());
+        arp.bytes.extend_from_slice(&[0; 6]);
+        arp.bytes.extend_from_slice(&target.octets());
+        arp
+    }
+
+    pub fn other_ethertype(self, ethertype: u16) -> Self {
+        self.ethertype(ethertype).payload(46)
+    }
+
+    pub fn payload(mut self, length: usize) -> Self {
+        self.bytes.extend((0..length).map(|byte| byte as u8));
         self
     }
 
-    /// Names `kind` in the last header of an IPv6 chain.
-    fn chain(&mut self, kind: u8) {
-        let mut at = 6;
-        let mut next = 40;
-        while next < self.network.len() {
-            at = next;
-            next += (usize::from(self.network[at + 1]) + 1) * 8;
+    /// Fills in the lengths.
+    pub fn build(mut self) -> Vec<u8> {
+        let end = self.bytes.len();
+        if let Some(at) = self.ipv4_at {
+            self.bytes[at + 2..at + 4].copy_from_slice(&((end - at) as u16).to_be_bytes());
         }
-        self.network[at] = kind;
+        if let Some(at) = self.ipv6_at {
+            self.bytes[at + 4..at + 6].copy_from_slice(&((end - at - 40) as u16).to_be_bytes());
+        }
+        self.bytes
     }
 
-    pub fn build(&self) -> Vec<u8> {
-        let mut frame = Vec::new();
-        frame.extend(TARGET_MAC);
-        frame.extend(SOURCE_MAC);
-        for vlan in &self.vlans {
-            frame.extend([0x81, 0x00]);
-            frame.extend(vlan);
-        }
-        frame.extend(self.ethertype);
-        let mut network = self.network.clone();
-        let length = (network.len() + self.transport.len()) as u16;
-        match self.ethertype {
-            [0x08, 0x00] => network[2..4].copy_from_slice(&length.to_be_bytes()),
-            [0x86, 0xdd] => network[4..6].copy_from_slice(&(length - 40).to_be_bytes()),
-            _ => {}
-        }
-        frame.extend(network);
-        frame.extend(&self.transport);
-        frame
+    /// The same, with the checksums of IPv4 and TCP: a real stack takes it.
+    pub fn for_a_stack(self) -> Vec<u8> {
+        let ip = self.ipv4_at.expect("checksums are made for IPv4 here");
+        let mut bytes = self.build();
+        let tcp = ip + 20;
+        let header = checksum(&bytes[ip..tcp]);
+        bytes[ip + 10..ip + 12].copy_from_slice(&header.to_be_bytes());
+        // RFC 9293 3.1: addresses, protocol and length go before the segment.
+        let mut segment = bytes[ip + 12..tcp].to_vec();
+        segment.extend_from_slice(&[0, 6]);
+        segment.extend_from_slice(&((bytes.len() - tcp) as u16).to_be_bytes());
+        segment.extend_from_slice(&bytes[tcp..]);
+        let sum = checksum(&segment);
+        bytes[tcp + 16..tcp + 18].copy_from_slice(&sum.to_be_bytes());
+        bytes
+    }
+
+    /// The same, padded with zeroes to Ethernet's shortest frame, as the wire does.
+    pub fn padded(self) -> Vec<u8> {
+        let mut bytes = self.build();
+        bytes.resize(bytes.len().max(60), 0);
+        bytes
+    }
+
+    /// The same, with one byte changed.
+    pub fn with(self, at: usize, value: u8) -> Vec<u8> {
+        let mut bytes = self.build();
+        bytes[at] = value;
+        bytes
     }
 }
 
-/// RFC 1071, over an even number of bytes.
-fn checksum(bytes: &[u8], initial: u32) -> u16 {
-    let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
-    let mut sum = initial + words.sum::<u32>();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
+/// RFC 1071. The field itself must be zero.
+fn checksum(bytes: &[u8]) -> u16 {
+    let words =
+        bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)));
+    let sum: u32 = words.sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !((folded & 0xffff) + (folded >> 16)) as u16
 }

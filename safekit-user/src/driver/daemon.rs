@@ -9,7 +9,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::announce::{Announcement, Announcer};
 use super::census::{self, Places};
-use super::datapath::{self, Datapath, Plan, XdpMode};
+use super::datapath::{self, Datapath, ModeChoice, Plan, PlannedVip};
 use super::heartbeat::{Port, Sockets};
 use super::inbox::{self, Inbox, Request};
 use super::report::Reporter;
@@ -18,7 +18,8 @@ use super::vip::{self, VirtualIps, Wanted};
 use super::{clock, links, realtime};
 use crate::config::key::ClusterKey;
 use crate::config::{Balance, Config, ownership_hash};
-use crate::engine::farm::{Engine, Group, HOLD, Input, Rules, Setup};
+use crate::engine::farm::{Engine, HOLD, Input, Rules, Setup};
+use crate::engine::groups::groups;
 use crate::engine::reach::Reach;
 use crate::types::snapshot::VirtualIpInfo;
 use crate::types::{BootId, NodeId, Snapshot};
@@ -37,7 +38,7 @@ pub enum Error {
     #[error(transparent)]
     Datapath(#[from] datapath::Error),
     #[error(transparent)]
-    TooMuch(#[from] datapath::TooMuch),
+    Plan(#[from] datapath::PlanError),
     #[error(transparent)]
     Heartbeat(#[from] super::heartbeat::Error),
     #[error("cannot {action}")]
@@ -72,7 +73,7 @@ pub struct Running {
 impl Life {
     /// Brings everything up, the heartbeat thread last.
     pub async fn start(self) -> Result<Running, Error> {
-        let plan = Plan::new(&self.config, self.me, derive_hash_key(&self.key))?;
+        let plan = Plan::of(&self.config, self.me, derive_hash_key(&self.key))?;
         let mut addresses = VirtualIps::bring_up(&self.wanted(&plan)).await?;
         let on_virtual_ip = self.on_virtual_ip(&addresses).await;
         match self.start_with(&plan, &addresses, on_virtual_ip) {
@@ -96,10 +97,7 @@ impl Life {
     ) -> Result<(watch::Receiver<Arc<Snapshot>>, Inbox, oneshot::Receiver<Result<(), runtime::Error>>), Error>
     {
         let io = |action| move |source| Error::Io { action, source };
-        datapath::ensure_bpffs(&self.pin_dir)?;
-        let pins = Some(self.pin_dir.as_path());
-        let mut datapath = Datapath::load(plan, pins, self.config.cluster.timing.lease)?;
-        datapath.attach(&addresses.interfaces, pins, XdpMode::Auto)?;
+        let datapath = Datapath::load(plan, Some(&self.pin_dir), ModeChoice::Auto)?;
         let sockets = Sockets::open(&self.config, self.me, Port::Configured)?;
         let (inbox, requests) = inbox::inbox().map_err(io("make the heartbeat thread's inbox"))?;
         let places = Places::new(&self.config, bucket_of(plan));
@@ -185,43 +183,40 @@ impl Life {
     }
 
     fn wanted(&self, plan: &Plan) -> Vec<Wanted> {
-        let wanted = |vip: &datapath::PlannedVip| Wanted {
+        let wanted = |vip: &PlannedVip| Wanted {
             address: vip.address,
             interface: vip.interface.clone(),
-            virtual_mac: vip.mac,
+            virtual_mac: vip.mac.0,
         };
-        plan.virtual_ips().iter().map(wanted).collect()
+        plan.virtual_ips.iter().map(wanted).collect()
     }
 
     fn announcements(&self, plan: &Plan, addresses: &VirtualIps) -> Vec<Announcement> {
-        let announcement = |vip: &datapath::PlannedVip| {
+        let announcement = |vip: &PlannedVip| {
             let std::net::IpAddr::V4(address) = vip.address else { return None };
             let interface = addresses.interfaces.get(&vip.interface)?;
             Some(Announcement {
                 address,
-                virtual_mac: vip.mac,
+                virtual_mac: vip.mac.0,
                 interface_index: interface.index,
                 interface_mac: interface.mac,
             })
         };
-        plan.virtual_ips().iter().filter_map(announcement).collect()
+        plan.virtual_ips.iter().filter_map(announcement).collect()
     }
 
     fn virtual_ips(&self, plan: &Plan, datapath: &Datapath) -> Vec<VirtualIpInfo> {
-        let info = |vip: &datapath::PlannedVip| {
-            let attached = datapath.attachment(&vip.interface);
-            let unattached = || ("none".to_owned(), "not attached".to_owned());
-            let (xdp_mode, xdp_reason) = attached
-                .map_or_else(unattached, |attached| (attached.mode.to_owned(), attached.reason.clone()));
+        let info = |vip: &PlannedVip| {
+            let attached = datapath.attached().iter().find(|attached| attached.interface == vip.interface);
             VirtualIpInfo {
                 address: vip.address,
                 interface: vip.interface.clone(),
-                mac: mac_text(vip.mac),
-                xdp_mode,
-                xdp_reason,
+                mac: vip.mac.to_string(),
+                xdp_mode: attached.map_or("none", |attached| attached.mode.as_str()).to_owned(),
+                xdp_reason: attached.map_or("not attached", |attached| &attached.why).to_owned(),
             }
         };
-        plan.virtual_ips().iter().map(info).collect()
+        plan.virtual_ips.iter().map(info).collect()
     }
 }
 
@@ -255,21 +250,9 @@ fn watch_carrier(addresses: &VirtualIps, inbox: Inbox) {
     });
 }
 
-/// Equal weights for the farm's nodes, none for the others.
-fn groups(config: &Config) -> Vec<Group> {
-    let weight = |farm: &crate::config::Farm, node| u32::from(farm.nodes.contains(&NodeId(node as u8)));
-    let weights = |farm| (0..config.cluster.nodes.len()).map(|node| weight(farm, node)).collect();
-    config.farm_groups().map(|(id, farm)| Group { id, weights: weights(farm) }).collect()
-}
-
 fn bucket_of(plan: &Plan) -> census::BucketOf {
-    let plan = plan.clone();
-    Box::new(move |balance: Balance, client, port| plan.bucket(balance, client, port))
-}
-
-fn mac_text(mac: [u8; 6]) -> String {
-    let [a, b, c, d, e, f] = mac;
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+    let hash_key = plan.hash_key;
+    Box::new(move |balance: Balance, client, port| datapath::bucket(hash_key, balance, client, port))
 }
 
 /// Where a node keeps its pinned maps and links.

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::datapath::{Counter, Datapath};
+use safekit_ebpf::verdict::Reason;
+
 use crate::config::{Balance, Config, Farm};
 use crate::driver::census::BucketOf;
 use crate::engine::farm::{Engine, PeerStatus, Table};
@@ -130,7 +132,10 @@ impl Reporter {
 
     pub fn snapshot(&mut self, engine: &Engine, datapath: &Datapath, now: Instant) -> Snapshot {
         if self.counted.is_none_or(|counted| now.since(counted) > COUNTERS_INTERVAL) {
-            self.counters = datapath.counters();
+            // A map that cannot be read for once leaves the figures as they were.
+            if let Ok(counters) = datapath.counters() {
+                self.counters = counters;
+            }
             self.counted = Some(now);
         }
         let peers = engine.peers();
@@ -230,28 +235,30 @@ impl Reporter {
     }
 
     fn farms(&self, engine: &Engine) -> Vec<FarmInfo> {
-        let farm_info = |(group, farm): (GroupId, &Farm)| {
-            let counted =
-                self.counters.iter().filter(|counter| counter.module.as_deref() == Some(&farm.name));
-            FarmInfo {
-                module: farm.name.clone(),
-                delivery: "flood".to_owned(),
-                virtual_ips: farm
-                    .virtual_ips
-                    .iter()
-                    .filter_map(|vip| self.virtual_ips.get(&vip.address).cloned())
-                    .collect(),
-                rules: farm.rules.iter().map(|rule| rule_info(rule, group)).collect(),
-                groups: vec![self.group_info(engine, group)],
-                counters: counted
-                    .map(|counter| CounterInfo {
-                        reason: counter.reason.as_str().to_owned(),
-                        packets: counter.packets,
-                    })
-                    .collect(),
-            }
+        let farm_info = |(group, farm): (GroupId, &Farm)| FarmInfo {
+            module: farm.name.clone(),
+            delivery: "flood".to_owned(),
+            virtual_ips: farm
+                .virtual_ips
+                .iter()
+                .filter_map(|vip| self.virtual_ips.get(&vip.address).cloned())
+                .collect(),
+            rules: farm.rules.iter().map(|rule| rule_info(rule, group)).collect(),
+            groups: vec![self.group_info(engine, group)],
+            counters: self.counters_of(&farm.name),
         };
         self.config.farm_groups().map(farm_info).collect()
+    }
+
+    /// Per reason, over the module's virtual IPs and rules.
+    fn counters_of(&self, module: &str) -> Vec<CounterInfo> {
+        let mut packets: BTreeMap<Reason, u64> = BTreeMap::new();
+        for counter in self.counters.iter().filter(|counter| counter.scope.module() == Some(module)) {
+            *packets.entry(counter.reason).or_default() += counter.packets;
+        }
+        let info =
+            |(reason, packets): (Reason, u64)| CounterInfo { reason: reason.as_str().to_owned(), packets };
+        packets.into_iter().map(info).collect()
     }
 
     fn group_info(&self, engine: &Engine, group: GroupId) -> GroupInfo {

@@ -87,7 +87,7 @@ impl Runtime {
             if ready.datagrams {
                 self.take_datagrams(&mut buffer, now);
             }
-            if frames.due(now) && frames.moved(self.datapath.frames_seen()) {
+            if frames.due(now) && frames.moved(self.datapath.frames_seen()?) {
                 self.engine.handle(Input::FramesSeen, now);
             }
             let deadline = self.engine.next_deadline();

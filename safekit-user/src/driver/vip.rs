@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use futures_util::StreamExt;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo};
+use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec};
 
@@ -52,12 +52,10 @@ pub enum Error {
 }
 
 /// An interface that carries a virtual IP.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interface {
     pub index: u32,
     pub mac: [u8; 6],
-    /// `veth`, `bridge`, …: the kind of a virtual interface; none for a real one.
-    pub kind: Option<String>,
 }
 
 /// What was changed on this node, and how to take it back.
@@ -94,7 +92,7 @@ impl VirtualIps {
         let loopback = self.interface("lo").await?;
         for one in wanted {
             let interface = self.interface(&one.interface).await?;
-            if self.interfaces.insert(one.interface.clone(), interface.clone()).is_none() {
+            if self.interfaces.insert(one.interface.clone(), interface).is_none() {
                 self.hush_arp(&one.interface)?;
             }
             self.accept_mac(&one.interface, interface.index, one.virtual_mac).await?;
@@ -156,14 +154,7 @@ impl VirtualIps {
             LinkAttribute::Address(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
             _ => None,
         });
-        let kind = link.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::LinkInfo(infos) => infos.iter().find_map(|info| match info {
-                LinkInfo::Kind(kind) => Some(kind.to_string()),
-                _ => None,
-            }),
-            _ => None,
-        });
-        Ok(Interface { index: link.header.index, mac: mac.unwrap_or_default(), kind })
+        Ok(Interface { index: link.header.index, mac: mac.unwrap_or_default() })
     }
 
     fn hush_arp(&mut self, interface: &str) -> Result<(), Error> {

@@ -4,5 +4,6 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 pub mod farm;
+pub mod groups;
 pub mod health;
 pub mod reach;

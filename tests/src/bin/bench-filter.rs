@@ -1,226 +1,280 @@
-//! Nanoseconds a packet of the filter, net of an empty program measured in the same run.
+//! What the filter costs, in nanoseconds a packet, net of an empty program that is measured beside it.
 //!
-//! Rows are interleaved over several rounds, and a row's figure is the median of its rounds: on a shared machine the
-//! differences within one run mean something, absolute numbers little. One flow in a loop flatters, so each row is
-//! also measured with 65,536 clients in turn; the program that changes the client costs something itself, which is
-//! measured with nothing behind it and taken off.
+//! BPF_PROG_TEST_RUN repeats a program inside the kernel and tells the mean. One flow flatters every table, so each case
+//! also runs over 65,536 flows: a wrapper changes the client before each repetition and tail-calls the program; the
+//! wrapper before an empty program is what is subtracted then. Rounds of all cases are interleaved, so that a busy
+//! machine slows them alike, and medians are reported.
 
-use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
-use std::os::fd::OwnedFd;
-use std::process::{Child, Command, Stdio};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context as _, Result};
+use aya::programs::TestRunOptions;
 use clap::Parser;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use safekit::driver::datapath::measure::{Program, Stopwatch};
+use rustix::net::{AddressFamily, SocketType, bind, connect, listen, socket};
 use safekit_ebpf::abi;
-use safekit_ebpf::verdict::Standing;
-use safekit_tests::filter::{GROUP, Kernel, VIP, in_namespace, ip, uniform};
-use safekit_tests::packets::{ACK, Packet};
+use safekit_ebpf::verdict::{BucketState, Reason};
+use safekit_tests::fixture::{Circumstances, Loaded, PORT_CONNECTION, VIP};
+use safekit_tests::netns::{in_new_namespace, ip, sysctl};
+use safekit_tests::packets::{ACK, ethernet};
+use serde::Serialize;
 
 #[derive(Parser)]
+#[command(about = "Nanoseconds a packet of the farm filter, net of an empty program")]
 struct Arguments {
     /// One JSON object instead of a table.
     #[arg(long)]
     json: bool,
-    /// Rounds over all rows.
+    /// Interleaved rounds; the median counts.
     #[arg(long, default_value_t = 15)]
     rounds: usize,
-    /// Runs of the program in each measurement.
-    #[arg(long, default_value_t = 1_000_000)]
+    /// Repetitions inside the kernel, each round and case.
+    #[arg(long, default_value_t = 200_000)]
     repeat: u32,
-    /// Set by ourselves: be the holder of this number.
-    #[arg(long, hide = true)]
-    hold: Option<u32>,
 }
 
-/// A kind of packet to measure.
-struct Row {
-    name: &'static str,
-    standing: Standing,
-    target: Ipv4Addr,
-    /// The port has a listener and connections.
-    served: bool,
-    one_ns: Vec<f64>,
-    many_ns: Vec<f64>,
+/// 256 addresses with 256 ports each, as the wrapper makes them.
+const FLOWS: usize = 65_536;
+const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 0);
+const FIRST_PORT: u16 = 0x8000;
+const NOT_VIP: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+/// Nobody is connected to it: every lookup misses.
+const MISS_PORT: u16 = safekit_tests::fixture::PORT_NETWORK;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Case {
+    NotVip,
+    Mine,
+    /// Loaded for a lease so short that only the boot clock is exact enough.
+    MineByExactClock,
+    Foreign,
+    TransitionalHit,
+    TransitionalMiss,
 }
 
-fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    if let Some(number) = arguments.hold {
-        return hold(number);
-    }
-    in_namespace(|| {
-        let rows = measure(&arguments)?;
-        if arguments.json {
-            println!("{:#}", json(&rows, &arguments));
-        } else {
-            print!("{}", table(&rows));
+const CASES: [Case; 6] = [
+    Case::NotVip,
+    Case::Mine,
+    Case::MineByExactClock,
+    Case::Foreign,
+    Case::TransitionalHit,
+    Case::TransitionalMiss,
+];
+
+impl Case {
+    fn state(self) -> BucketState {
+        match self {
+            Self::NotVip | Self::Mine | Self::MineByExactClock => BucketState::Mine,
+            Self::Foreign => BucketState::Foreign,
+            Self::TransitionalHit | Self::TransitionalMiss => BucketState::Gained,
         }
-        Ok(())
-    })
-}
+    }
 
-fn rows() -> Vec<Row> {
-    let row = |name, standing, target, served| Row {
-        name,
-        standing,
-        target,
-        served,
-        one_ns: Vec::new(),
-        many_ns: Vec::new(),
-    };
-    vec![
-        row("not_vip", Standing::Mine, Ipv4Addr::new(10, 99, 0, 101), true),
-        row("mine", Standing::Mine, VIP, true),
-        row("foreign", Standing::Foreign, VIP, true),
-        row("transitional_hit", Standing::Gained, VIP, true),
-        row("transitional_miss", Standing::Gained, VIP, false),
-    ]
-}
-
-fn measure(arguments: &Arguments) -> anyhow::Result<Vec<Row>> {
-    let _holders = Holders::start()?;
-    let mut kernel = Kernel::load()?;
-    kernel.set_lease(true)?;
-    let mut stopwatch = Stopwatch::new(kernel.datapath)?;
-    let mut rows = rows();
-    for round in 0..=arguments.rounds {
-        for row in &mut rows {
-            stopwatch.datapath().write_table(GROUP, &uniform(row.standing))?;
-            let (one, many) = (frame(row), frame(row));
-            let mut net = |many_flows: bool, frame: &[u8]| -> anyhow::Result<f64> {
-                let mut time = |what| match many_flows {
-                    false => stopwatch.one_flow(what, frame, arguments.repeat),
-                    true => stopwatch.many_flows(what, frame, arguments.repeat),
-                };
-                let empty = time(Program::Empty)?;
-                let filter = time(Program::Filter)?;
-                Ok(filter.as_nanos() as f64 - empty.as_nanos() as f64)
-            };
-            let (one_ns, many_ns) = (net(false, &one)?, net(true, &many)?);
-            // The first round warms up.
-            if round > 0 {
-                row.one_ns.push(one_ns);
-                row.many_ns.push(many_ns);
+    fn frame(self) -> Vec<u8> {
+        let (to, port) = match self {
+            Self::NotVip => (NOT_VIP, PORT_CONNECTION),
+            Self::Mine | Self::MineByExactClock | Self::Foreign | Self::TransitionalHit => {
+                (VIP, PORT_CONNECTION)
             }
-        }
+            Self::TransitionalMiss => (VIP, MISS_PORT),
+        };
+        ethernet([0x02; 6]).ipv4(client(0), to).tcp(FIRST_PORT, port, ACK).padded()
     }
-    Ok(rows)
-}
 
-/// A TCP segment of the first client that the scatterer makes, to a port with or without connections.
-fn frame(row: &Row) -> Vec<u8> {
-    let (address, port) = abi::scattered_client(0);
-    let port_number = if row.served { 80 } else { 443 };
-    Packet::ipv4(address.into(), row.target).tcp(u16::from_be_bytes(port), port_number, ACK).build()
-}
-
-/// Processes that hold a live connection of every client that the scatterer makes. One process may not hold them all:
-/// the limit on open files is often low, and not ours to raise.
-struct Holders(Vec<Child>);
-
-const HOLDERS: u32 = 8;
-
-impl Holders {
-    fn start() -> anyhow::Result<Self> {
-        for address in [format!("{VIP}/32"), "10.98.0.1/24".to_owned()] {
-            ip(&["address", "add", &address, "dev", "lo"])?;
-        }
-        for last in 2..=4 {
-            ip(&["address", "add", &format!("10.98.0.{last}/24"), "dev", "lo"])?;
-        }
-        let mut holders = Self(Vec::new());
-        // One after the other: each has the listening port to itself while it connects.
-        for number in 0..HOLDERS {
-            let mut child = Command::new(std::env::current_exe()?)
-                .args(["--hold", &number.to_string()])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()?;
-            let mut ready = String::new();
-            let output = child.stdout.take().context("a pipe was asked for")?;
-            BufReader::new(output).read_line(&mut ready)?;
-            holders.0.push(child);
-            anyhow::ensure!(ready.trim() == "ready", "a holder of connections failed");
-        }
-        Ok(holders)
-    }
-}
-
-impl Drop for Holders {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            // It ends at the end of its input.
-            drop(child.stdin.take());
-            let _ended = child.wait();
+    /// What must have been counted, or the figure is of something else.
+    fn reason(self) -> Reason {
+        match self {
+            Self::NotVip => Reason::NotVip,
+            Self::Mine | Self::MineByExactClock => Reason::Mine,
+            Self::Foreign => Reason::Foreign,
+            Self::TransitionalHit => Reason::Kept,
+            Self::TransitionalMiss => Reason::NoSocket,
         }
     }
 }
 
-/// A holder: connects its share of the clients, keeps the server's ends, and waits for the end of its input.
-fn hold(number: u32) -> anyhow::Result<()> {
-    let share = abi::SCATTERED_CLIENTS / HOLDERS;
-    let listener = TcpListener::bind((VIP, 80))?;
-    let mut ends = Vec::with_capacity(share as usize);
-    for client in number * share..(number + 1) * share {
-        let (address, port) = abi::scattered_client(client);
-        let own = SocketAddrV4::new(address.into(), u16::from_be_bytes(port));
-        // The client's end may go: the server's has a connection as long as nobody closes it.
-        drop(connect(own).with_context(|| format!("cannot connect from {own}"))?);
-        ends.push(listener.accept()?.0);
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    kernel: String,
+    lease_clock: String,
+    rounds: usize,
+    repeat: u32,
+    live_connections: usize,
+    cases: Vec<Figure>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Figure {
+    case: Case,
+    flows: usize,
+    /// Median of the filter less the median of the empty program.
+    net_ns: i64,
+    /// The same of the fastest rounds: what the machine does when nobody disturbs it.
+    net_ns_min: i64,
+    gross_ns: u64,
+    empty_ns: u64,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let report = in_new_namespace(|| measure(&arguments))?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print(&report);
     }
-    drop(listener);
-    println!("ready");
-    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
     Ok(())
 }
 
-fn connect(own: SocketAddrV4) -> anyhow::Result<OwnedFd> {
-    let socket =
-        rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    rustix::net::bind(&socket, &own)?;
-    rustix::net::connect(&socket, &SocketAddrV4::new(VIP, 80))?;
-    Ok(socket)
-}
-
-fn median(figures: &[f64]) -> f64 {
-    let mut sorted = figures.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
-}
-
-fn least(figures: &[f64]) -> f64 {
-    figures.iter().copied().fold(f64::INFINITY, f64::min)
-}
-
-fn json(rows: &[Row], arguments: &Arguments) -> serde_json::Value {
-    let row = |row: &Row| {
-        serde_json::json!({
-            "packet": row.name,
-            "oneFlowNs": median(&row.one_ns),
-            "oneFlowNsMin": least(&row.one_ns),
-            "manyFlowsNs": median(&row.many_ns),
-            "manyFlowsNsMin": least(&row.many_ns),
-        })
+fn measure(arguments: &Arguments) -> Result<Report> {
+    let _listener = connect_all()?;
+    let (by_ticks, exact) = (Loaded::new()?, Loaded::with_lease(Duration::from_millis(10))?);
+    let mut bench = Bench { by_ticks, exact, repeat: arguments.repeat };
+    let mut samples: Vec<(Case, usize, Vec<u64>, Vec<u64>)> =
+        CASES.into_iter().flat_map(|case| [1, FLOWS].map(|flows| (case, flows, vec![], vec![]))).collect();
+    for _ in 0..arguments.rounds {
+        for (case, flows, gross, empty) in &mut samples {
+            let (one, other) = bench.round(*case, *flows)?;
+            gross.push(one);
+            empty.push(other);
+        }
+    }
+    let figure = |(case, flows, mut gross, mut empty): (Case, usize, Vec<u64>, Vec<u64>)| {
+        gross.sort_unstable();
+        empty.sort_unstable();
+        let (gross_ns, empty_ns) = (gross[gross.len() / 2], empty[empty.len() / 2]);
+        let net = |a: u64, b: u64| a as i64 - b as i64;
+        Figure {
+            case,
+            flows,
+            net_ns: net(gross_ns, empty_ns),
+            net_ns_min: net(gross[0], empty[0]),
+            gross_ns,
+            empty_ns,
+        }
     };
-    serde_json::json!({
-        "apiVersion": "v1",
-        "what": "ns per packet, net of an empty program measured in the same run; medians",
-        "flows": abi::SCATTERED_CLIENTS,
-        "rounds": arguments.rounds,
-        "repeat": arguments.repeat,
-        "rows": rows.iter().map(row).collect::<Vec<_>>(),
+    Ok(Report {
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        lease_clock: format!("{:?}", bench.by_ticks.datapath.lease_clock()),
+        rounds: arguments.rounds,
+        repeat: arguments.repeat,
+        live_connections: FLOWS,
+        cases: samples.into_iter().map(figure).collect(),
     })
 }
 
-fn table(rows: &[Row]) -> String {
-    let mut text = "ns per packet, net of an empty program: median (least)\n\n".to_owned();
-    text += &format!("{:<20} {:>14} {:>16}\n", "packet", "one flow", "65,536 flows");
-    for row in rows {
-        let figure = |figures: &[f64]| format!("{:.0} ({:.0})", median(figures), least(figures));
-        text += &format!("{:<20} {:>14} {:>16}\n", row.name, figure(&row.one_ns), figure(&row.many_ns));
+struct Bench {
+    by_ticks: Loaded,
+    exact: Loaded,
+    repeat: u32,
+}
+
+impl Bench {
+    /// The filter and the empty program, one after the other, in nanoseconds a repetition.
+    fn round(&mut self, case: Case, flows: usize) -> Result<(u64, u64)> {
+        self.filter(case).set(Circumstances { state: case.state(), lease: true })?;
+        let before = self.counted(case)?;
+        let gross = self.run(case, flows, abi::PROGRAM)?;
+        let counted = self.counted(case)? - before;
+        anyhow::ensure!(
+            counted == u64::from(self.repeat),
+            "{case:?} over {flows} flows: only {counted} of {} packets met the case",
+            self.repeat
+        );
+        Ok((gross, self.run(case, flows, abi::PROGRAM_EMPTY)?))
     }
-    text
+
+    fn filter(&mut self, case: Case) -> &mut Loaded {
+        match case {
+            Case::MineByExactClock => &mut self.exact,
+            Case::NotVip | Case::Mine | Case::Foreign | Case::TransitionalHit | Case::TransitionalMiss => {
+                &mut self.by_ticks
+            }
+        }
+    }
+
+    fn run(&mut self, case: Case, flows: usize, program: &'static str) -> Result<u64> {
+        let frame = case.frame();
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&frame);
+        options.repeat = self.repeat;
+        let datapath = &mut self.filter(case).datapath;
+        let entry = if flows == 1 {
+            program
+        } else {
+            datapath.set_next_program(program)?;
+            abi::PROGRAM_FLOWS
+        };
+        Ok(datapath.test_run(entry, options)?.duration.as_nanos() as u64)
+    }
+
+    fn counted(&mut self, case: Case) -> Result<u64> {
+        let counters = self.filter(case).datapath.counters()?;
+        let matching = counters.iter().filter(|counter| counter.reason == case.reason());
+        Ok(matching.map(|counter| counter.packets).sum())
+    }
+}
+
+fn client(index: u8) -> Ipv4Addr {
+    let [a, b, c, _] = CLIENTS.octets();
+    Ipv4Addr::new(a, b, c, index)
+}
+
+/// A real connection for each flow that the wrapper makes: its server's end, waiting to be accepted, which takes no
+/// descriptor. The client's end is closed in repair mode, which tells nobody. All end with the listener.
+fn connect_all() -> Result<OwnedFd> {
+    sysctl("net.core.somaxconn", &(2 * FLOWS).to_string())?;
+    ip(&format!("address add {VIP}/32 dev lo"))?;
+    ip(&format!("route add local {CLIENTS}/24 dev lo"))?;
+    let server = SocketAddrV4::new(VIP, PORT_CONNECTION);
+    let listener = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    bind(&listener, &server)?;
+    listen(&listener, 2 * FLOWS as i32)?;
+    for flow in 0..FLOWS {
+        let end = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        let from = SocketAddrV4::new(client(flow as u8), FIRST_PORT + (flow >> 8) as u16);
+        bind(&end, &from).with_context(|| format!("cannot bind {from}"))?;
+        connect(&end, &server).with_context(|| format!("cannot connect {from}"))?;
+        forget(&end).context("cannot set TCP_REPAIR")?;
+    }
+    Ok(listener)
+}
+
+/// Makes closing silent.
+fn forget(end: &OwnedFd) -> std::io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the kernel reads one integer, which lives.
+    let answer = unsafe {
+        libc::setsockopt(
+            end.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_REPAIR,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if answer == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+fn print(report: &Report) {
+    println!(
+        "Linux {}, lease by {}, median of {} rounds of {}, {} live connections",
+        report.kernel, report.lease_clock, report.rounds, report.repeat, report.live_connections
+    );
+    println!("{:<20} {:>8} {:>8} {:>8} {:>8} {:>8}", "case", "flows", "net ns", "min ns", "gross", "empty");
+    for figure in &report.cases {
+        println!(
+            "{:<20} {:>8} {:>8} {:>8} {:>8} {:>8}",
+            format!("{:?}", figure.case),
+            figure.flows,
+            figure.net_ns,
+            figure.net_ns_min,
+            figure.gross_ns,
+            figure.empty_ns
+        );
+    }
 }

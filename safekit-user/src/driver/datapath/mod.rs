@@ -1,383 +1,339 @@
-//! The farm filter in the kernel: loads it, attaches it, and keeps its maps as the engine says.
+//! The data plane's driver: loads the kernel's filter, hangs it on the interfaces, writes what it looks at, reads what
+//! it counted.
 //!
-//! A table is replaced whole: the group's idle slot is filled, then its active index flipped. A reader that still has
-//! the old index reads one word of one table; that table was in force a moment ago, or will be in a moment.
+//! ```text
+//! Plan --load--> maps + program --attach--> interfaces
+//! engine::farm::Table --write_table--> idle slot, then the active index       (atomic for a group)
+//! Instant             --set_lease----> LEASE, in the filter's clock           (every few milliseconds)
+//! COUNTERS            --counters-----> module, rule or virtual IP, reason
+//! ```
+//!
+//! A [`Datapath`] belongs to one thread at a time and needs no runtime: after loading, each call is one or two system
+//! calls, so it can live on the real-time thread. [`Counters`] can be shared.
 
+mod attach;
+mod counters;
 mod lease;
-pub mod measure;
-mod pins;
+mod object;
 mod plan;
+mod sys;
+mod table;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
 
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp, XdpMode as AyaMode};
-use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
-use safekit_ebpf::abi::{self, Address, RuleKey, maps, symbols};
-use safekit_ebpf::{Reason, abi::Table as PackedTable};
+use aya::maps::{Array, MapData};
+use aya::programs::{ProgramError, TestRun as _, TestRunOptions};
+use safekit_ebpf::abi;
 
-use self::lease::{Clocks, LeaseClock};
-pub use self::pins::{close_lease, ensure_bpffs, remove_pins};
-pub use self::plan::{Plan, PlannedVip, TooMuch};
-use super::vip::Interface;
 use crate::engine::farm::Table;
 use crate::types::{GroupId, Instant};
 
-/// The kernel object that the build script made, aligned as its parser wants it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/safekit-ebpf"));
+pub use attach::{Attached, remove_pins};
+pub use counters::{Counter, Counters, Scope};
+pub use lease::LeaseClock;
+pub use plan::{Plan, PlanError, PlannedRule, PlannedVip, VirtualMac, bucket};
+pub use sys::ensure_bpffs;
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("the kernel refused the filter; this needs Linux 5.13 or newer, and root")]
-    Load(#[source] EbpfError),
-    #[error("the kernel refused the program {name}")]
-    Program {
-        name: &'static str,
-        #[source]
-        source: ProgramError,
-    },
-    #[error(
-        "cannot attach the farm filter to {interface}: is another XDP program there? `ip link show {interface}` tells"
-    )]
-    Attach {
-        interface: String,
-        #[source]
-        source: ProgramError,
-    },
-    #[error("cannot use the filter's map {name}")]
-    Map {
-        name: &'static str,
-        #[source]
-        source: MapError,
-    },
-    #[error("cannot pin under {}", path.display())]
-    Pin {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("cannot pin {name}: {reason}")]
-    PinObject { name: String, reason: String },
-    #[error("the kernel object has no {0}; it was built from other sources")]
-    Missing(&'static str),
-}
+use object::{LeaseValue, Object};
 
-/// How the filter is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum XdpMode {
-    /// Native where it works as it should, generic elsewhere.
+/// How the operator wants the filter attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ModeChoice {
+    /// Native where the driver has it and it works, else generic.
+    #[default]
     Auto,
     Native,
     Generic,
 }
 
-/// How one interface got its filter, in words for `status`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attachment {
-    pub mode: &'static str,
-    pub reason: String,
+/// How it is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// In the driver, before a socket buffer exists.
+    Native,
+    /// In the stack, on any interface.
+    Generic,
 }
 
-/// Packets counted for one reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Counter {
-    /// None: not for any virtual IP.
-    pub module: Option<String>,
-    pub reason: Reason,
-    pub packets: u64,
+impl Mode {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
 }
 
-/// A value of a map that the kernel's side shares.
-macro_rules! shared {
-    ($($wrapper:ident($inner:ty)),*) => {
-        $(
-            #[derive(Clone, Copy)]
-            #[repr(transparent)]
-            struct $wrapper($inner);
-            // SAFETY: plain integers without padding (asserted beside the type) for which all bits are valid.
-            unsafe impl Pod for $wrapper {}
-        )*
-    };
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
-shared!(
-    SharedAddress(Address),
-    SharedVirtualIp(abi::VirtualIp),
-    SharedRuleKey(RuleKey),
-    SharedRule(abi::Rule),
-    SharedInterface(abi::Interface),
-    SharedTable(PackedTable)
-);
 
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot load the farm filter into the kernel (root, or CAP_BPF and CAP_NET_ADMIN, is needed)")]
+    Load(#[source] aya::EbpfError),
+    #[error("the kernel refuses the farm filter {program}")]
+    Verify {
+        program: &'static str,
+        #[source]
+        source: ProgramError,
+    },
+    #[error("the farm filter's object has no {0}: it is of another build")]
+    Missing(&'static str),
+    #[error("cannot use the map {map}")]
+    Map {
+        map: &'static str,
+        #[source]
+        source: aya::maps::MapError,
+    },
+    #[error("no interface {interface}: name an existing one in virtual_ips")]
+    Interface {
+        interface: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot attach the farm filter to {interface} in {mode} mode")]
+    Attach {
+        interface: String,
+        mode: Mode,
+        #[source]
+        source: ProgramError,
+    },
+    #[error(
+        "another XDP program is attached to {interface}: remove it (`ip link set dev {interface} xdp off`) or choose another interface"
+    )]
+    OtherProgram { interface: String },
+    #[error("cannot attach the farm filter to {interface} durably: this needs Linux 5.9 or newer")]
+    OldKernel { interface: String },
+    #[error("cannot make {path} a BPF file system")]
+    Bpffs {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot pin {path}")]
+    Pin {
+        path: PathBuf,
+        #[source]
+        source: aya::pin::PinError,
+    },
+    #[error("cannot remove {path}, which an earlier life of the daemon left")]
+    Unpin {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("no seed places {0} without collision: two of them are equal")]
+    Duplicate(&'static str),
+    #[error("cannot read the kernel's clocks")]
+    Clock(#[source] ProgramError),
+    #[error("there is no group {}: the plan has {groups}", group.0)]
+    NoGroup { group: GroupId, groups: u16 },
+}
+
+/// The loaded filter, its maps and its attachments.
+#[derive(Debug)]
 pub struct Datapath {
-    ebpf: Ebpf,
-    tables: Array<MapData, SharedTable>,
-    active: Array<MapData, u32>,
-    lease: Array<MapData, u64>,
-    counters: PerCpuArray<MapData, u64>,
-    interfaces: HashMap<MapData, u32, SharedInterface>,
-    active_slots: BTreeMap<GroupId, u32>,
-    lease_clock: LeaseClock,
-    clocks: Clocks,
-    scopes: Vec<Option<String>>,
-    attachments: BTreeMap<String, Attachment>,
-    links: Vec<Link>,
-    /// Reused for every table: 16 KiB.
-    packed: Box<PackedTable>,
-}
-
-enum Link {
-    /// Outlives this process, under the name of its interface.
-    Pinned(String, PinnedLink),
-    /// Ends with this process.
-    Held(#[expect(dead_code, reason = "held for its drop")] FdLink),
+    object: Object,
+    /// Which of its two tables each group uses; the kernel has the same in ACTIVE.
+    active: Vec<u32>,
+    attached: Vec<Attached>,
+    clock: LeaseClock,
+    reading: lease::Reading,
+    counters: Arc<Counters>,
+    pin_dir: Option<PathBuf>,
 }
 
 impl Datapath {
-    /// Loads the filter with `plan`, closed: no lease, no bucket. Pins of an earlier life are replaced.
-    pub fn load(plan: &Plan, pin_dir: Option<&Path>, lease: Duration) -> Result<Self, Error> {
-        let lease_clock = LeaseClock::for_lease(lease);
-        let clock_number = match lease_clock {
-            LeaseClock::Jiffies { .. } => abi::LEASE_CLOCK_JIFFIES,
-            LeaseClock::BootNs => abi::LEASE_CLOCK_BOOT_NS,
-        };
-        let hash_key = plan.hash_key;
-        let mut ebpf = EbpfLoader::new()
-            .override_global(symbols::HASH_KEY, &hash_key[..], true)
-            .override_global(symbols::LEASE_CLOCK, &clock_number, true)
-            .load(OBJECT)
-            .map_err(Error::Load)?;
-        for name in [symbols::FILTER, symbols::CLOCKS] {
-            program(&mut ebpf, name)?.load().map_err(|source| Error::Program { name, source })?;
+    /// Loads and attaches. Until tables and a lease are written, the filter accepts nothing for the virtual IPs.
+    ///
+    /// With `pin_dir` (a directory of our own, made a bpffs where it is none) maps and attachments outlive the process,
+    /// and those of an earlier life are replaced; without, they end with the value.
+    pub fn load(plan: &Plan, pin_dir: Option<&Path>, choice: ModeChoice) -> Result<Self, Error> {
+        let mut interfaces = Vec::new();
+        for name in plan.interfaces() {
+            let interface = sys::Interface::find(name)
+                .map_err(|source| Error::Interface { interface: name.to_owned(), source })?;
+            interfaces.push((name.to_owned(), interface));
         }
-        if let Some(dir) = pin_dir {
-            pins::clear(dir)?;
-            for name in [maps::LEASE, maps::TABLES, maps::ACTIVE, maps::COUNTERS] {
-                let map = ebpf.map(name).ok_or(Error::Missing(name))?;
-                map.pin(pins::map_path(dir, name))
-                    .map_err(|error| Error::PinObject { name: name.to_owned(), reason: error.to_string() })?;
+        if let Some(directory) = pin_dir {
+            ensure_bpffs(directory).map_err(|source| Error::Bpffs { path: directory.to_owned(), source })?;
+            attach::remove_maps(directory)?;
+        }
+        let mut datapath = Self::load_detached(plan, &interfaces, pin_dir)?;
+        // An earlier life's filter runs until the moment before ours does.
+        if let Some(directory) = pin_dir {
+            attach::remove_links(directory)?;
+        }
+        match datapath.attach_all(&interfaces, choice) {
+            Ok(()) => Ok(datapath),
+            Err(error) => {
+                // Half a filter must not outlive us; what went wrong first is what the operator should read.
+                if let Err(second) = datapath.detach() {
+                    tracing::warn!(error = %second, "cannot take the farm filter back");
+                }
+                Err(error)
             }
         }
-        let clocks = read_clocks(&mut ebpf)?;
-        let mut datapath = Self {
-            tables: take(&mut ebpf, maps::TABLES)?,
-            active: take(&mut ebpf, maps::ACTIVE)?,
-            lease: take(&mut ebpf, maps::LEASE)?,
-            counters: take(&mut ebpf, maps::COUNTERS)?,
-            interfaces: take(&mut ebpf, maps::INTERFACES)?,
-            ebpf,
-            active_slots: BTreeMap::new(),
-            lease_clock,
-            clocks,
-            scopes: plan.scopes.clone(),
-            attachments: BTreeMap::new(),
-            links: Vec::new(),
-            packed: Box::new([0; abi::TABLE_WORDS]),
-        };
-        datapath.fill(plan)?;
-        Ok(datapath)
     }
 
-    fn fill(&mut self, plan: &Plan) -> Result<(), Error> {
-        let mut virtual_ips: HashMap<_, SharedAddress, SharedVirtualIp> =
-            take(&mut self.ebpf, maps::VIRTUAL_IPS)?;
-        for (address, value) in plan.filter_virtual_ips() {
-            virtual_ips
-                .insert(SharedAddress(address), SharedVirtualIp(value), 0)
-                .map_err(|source| Error::Map { name: maps::VIRTUAL_IPS, source })?;
-        }
-        let mut rules: HashMap<_, SharedRuleKey, SharedRule> = take(&mut self.ebpf, maps::RULES)?;
-        for (key, rule) in plan.filter_rules() {
-            rules
-                .insert(SharedRuleKey(key), SharedRule(rule), 0)
-                .map_err(|source| Error::Map { name: maps::RULES, source })?;
-        }
-        Ok(())
-    }
-
-    /// Tells the filter its own MAC on an interface; frames from interfaces that it does not know are dropped.
-    pub fn know(&mut self, index: u32, mac: [u8; 6]) -> Result<(), Error> {
-        let interface = SharedInterface(abi::Interface { mac, padding: [0; 2] });
-        self.interfaces
-            .insert(index, interface, 0)
-            .map_err(|source| Error::Map { name: maps::INTERFACES, source })
-    }
-
-    /// Attaches the filter to `interfaces`, by name.
-    pub fn attach(
+    fn attach_all(
         &mut self,
-        interfaces: &BTreeMap<String, Interface>,
-        pin_dir: Option<&Path>,
-        mode: XdpMode,
+        interfaces: &[(String, sys::Interface)],
+        choice: ModeChoice,
     ) -> Result<(), Error> {
         for (name, interface) in interfaces {
-            self.know(interface.index, interface.mac)?;
-            let (link, attachment) = self.attach_one(name, interface, mode)?;
-            tracing::info!(
-                interface = name,
-                mode = attachment.mode,
-                reason = attachment.reason,
-                "filter attached"
-            );
-            self.attachments.insert(name.clone(), attachment);
-            self.links.push(match pin_dir {
-                None => Link::Held(link),
-                Some(dir) => {
-                    let failed = |error: aya::pin::PinError| Error::PinObject {
-                        name: name.clone(),
-                        reason: error.to_string(),
-                    };
-                    Link::Pinned(name.clone(), link.pin(pins::link_path(dir, name)).map_err(failed)?)
-                }
-            });
+            let program = self.object.filter_mut()?;
+            self.attached.push(Attached::attach(program, name, interface, choice, self.pin_dir.as_deref())?);
         }
         Ok(())
     }
 
-    fn attach_one(
-        &mut self,
-        name: &str,
-        interface: &Interface,
-        mode: XdpMode,
-    ) -> Result<(FdLink, Attachment), Error> {
-        let attached = |mode, reason: &str| Attachment { mode, reason: reason.to_owned() };
-        match mode {
-            XdpMode::Generic => Ok((
-                self.link(name, interface, AyaMode::Skb)?,
-                attached("generic", "asked for by configuration"),
-            )),
-            XdpMode::Native => Ok((
-                self.link(name, interface, AyaMode::Driver)?,
-                attached("native", "asked for by configuration"),
-            )),
-            XdpMode::Auto => {
-                if let Some(kind) = &interface.kind {
-                    // Such an interface decides before XDP runs that a frame for another MAC is not for this host,
-                    // and the stack then drops what the filter has readdressed.
-                    let reason = format!("{kind} interfaces drop readdressed frames in native mode");
-                    return Ok((self.link(name, interface, AyaMode::Skb)?, attached("generic", &reason)));
-                }
-                if let Ok(link) = self.link(name, interface, AyaMode::Driver) {
-                    return Ok((link, attached("native", "the driver supports it")));
-                }
-                Ok((
-                    self.link(name, interface, AyaMode::Skb)?,
-                    attached("generic", "the driver has no native XDP"),
-                ))
-            }
-        }
+    /// Loads without attaching: for tests and benchmarks, which run the program by hand. `interface` gives the index and
+    /// the MAC that each interface of the plan is taken to have.
+    pub fn load_for_test(plan: &Plan, interface: impl Fn(&str) -> (u32, [u8; 6])) -> Result<Self, Error> {
+        let pretend = |name: &str| {
+            let (index, mac) = interface(name);
+            (name.to_owned(), sys::Interface { index, mac, driver: None })
+        };
+        let interfaces: Vec<_> = plan.interfaces().into_iter().map(pretend).collect();
+        Self::load_detached(plan, &interfaces, None)
     }
 
-    fn link(&mut self, name: &str, interface: &Interface, mode: AyaMode) -> Result<FdLink, Error> {
-        let failed = |source| Error::Attach { interface: name.to_owned(), source };
-        let filter = program(&mut self.ebpf, symbols::FILTER)?;
-        let id = filter.attach_to_if_index(interface.index, mode).map_err(failed)?;
-        let link = filter.take_link(id).map_err(failed)?;
-        FdLink::try_from(link)
-            .map_err(|error| Error::PinObject { name: name.to_owned(), reason: error.to_string() })
+    fn load_detached(
+        plan: &Plan,
+        interfaces: &[(String, sys::Interface)],
+        pin_dir: Option<&Path>,
+    ) -> Result<Self, Error> {
+        let clock = object::choose_clock(plan.lease)?;
+        let mut object = Object::load(plan, interfaces, clock, pin_dir)?;
+        let reading = lease::Reading::take(object.program(abi::PROGRAM_CLOCK)?).map_err(Error::Clock)?;
+        let counters = Arc::new(Counters::of(plan, object.counters_map()?));
+        Ok(Self {
+            object,
+            active: vec![0; usize::from(plan.groups)],
+            attached: Vec::new(),
+            clock,
+            reading,
+            counters,
+            pin_dir: pin_dir.map(Path::to_owned),
+        })
     }
 
-    pub fn attachment(&self, interface: &str) -> Option<&Attachment> {
-        self.attachments.get(interface)
-    }
-
-    /// Puts a table into force, all of it or nothing.
+    /// Puts a table into the kernel: the filter sees the old one until it sees all of the new one.
     pub fn write_table(&mut self, group: GroupId, table: &Table) -> Result<(), Error> {
-        abi::pack(table.mine.words(), table.transitional.words(), &mut self.packed);
-        let slot = 1 - self.active_slots.get(&group).copied().unwrap_or(0);
-        self.tables
-            .set(u32::from(group.0) * 2 + slot, SharedTable(*self.packed), 0)
-            .map_err(|source| Error::Map { name: maps::TABLES, source })?;
-        self.active
-            .set(u32::from(group.0), slot, 0)
-            .map_err(|source| Error::Map { name: maps::ACTIVE, source })?;
-        self.active_slots.insert(group, slot);
+        let idle = 1 - self.active_slot(group)?;
+        let place = u32::from(group.0) * 2 + idle;
+        let map_error = |map| move |source| Error::Map { map, source };
+        self.object.tables.set(place, table::pack(table), 0).map_err(map_error(abi::MAP_TABLES))?;
+        self.object.active.set(u32::from(group.0), idle, 0).map_err(map_error(abi::MAP_ACTIVE))?;
+        self.active[usize::from(group.0)] = idle;
         Ok(())
     }
 
-    /// The filter may take new connections until then. Called every few milliseconds: one system call.
+    /// The table that the filter uses, read back.
+    pub fn table(&self, group: GroupId) -> Result<Table, Error> {
+        let place = u32::from(group.0) * 2 + self.active_slot(group)?;
+        let words = self
+            .object
+            .tables
+            .get(&place, 0)
+            .map_err(|source| Error::Map { map: abi::MAP_TABLES, source })?;
+        Ok(table::unpack(&words))
+    }
+
+    fn active_slot(&self, group: GroupId) -> Result<u32, Error> {
+        let groups = self.active.len() as u16;
+        self.active.get(usize::from(group.0)).copied().ok_or(Error::NoGroup { group, groups })
+    }
+
+    /// The filter accepts until `until` (boot clock) at the latest; see [`LeaseClock`] for how much less it may be.
     pub fn set_lease(&mut self, until: Instant) -> Result<(), Error> {
-        if matches!(self.lease_clock, LeaseClock::Jiffies { .. }) && lease::stale(self.clocks) {
-            self.clocks = read_clocks(&mut self.ebpf)?;
-        }
-        let value = lease::map_value(self.lease_clock, self.clocks, until);
-        self.lease.set(0, value, 0).map_err(|source| Error::Map { name: maps::LEASE, source })
-    }
-
-    /// Every counter that has counted something, in the order of modules and reasons.
-    pub fn counters(&self) -> Vec<Counter> {
-        let scopes = self.scopes.iter().enumerate();
-        let counters = scopes.flat_map(|(scope, module)| {
-            Reason::ALL.into_iter().map(move |reason| (scope as u32, module.clone(), reason))
-        });
-        counters
-            .map(|(scope, module, reason)| Counter { module, reason, packets: self.count(scope, reason) })
-            .filter(|counter| counter.packets > 0)
-            .collect()
-    }
-
-    /// A figure that rises while frames arrive, be they a neighbour's, a peer's heartbeats or a client's. Read often,
-    /// so it leaves out the reasons that never come alone.
-    pub fn frames_seen(&self) -> u64 {
-        let scopes = 1..self.scopes.len() as u32;
-        let farm = scopes.flat_map(|scope| [(scope, Reason::Mine), (scope, Reason::Foreign)]);
-        farm.chain([(0, Reason::NotFarm)]).map(|(scope, reason)| self.count(scope, reason)).sum()
-    }
-
-    fn count(&self, scope: u32, reason: Reason) -> u64 {
-        let index = scope * abi::REASONS_MAX + reason as u32;
-        self.counters.get(&index, 0).map_or(0, |values| values.iter().sum())
-    }
-
-    /// Takes the filter off every interface.
-    pub fn detach(&mut self) -> Result<(), Error> {
-        for link in self.links.drain(..) {
-            match link {
-                Link::Held(_) => {}
-                Link::Pinned(interface, link) => {
-                    let failed = |source| Error::PinObject { name: interface, reason: format!("{source}") };
-                    drop(link.unpin().map_err(failed)?);
+        let tick = match self.clock {
+            LeaseClock::Precise => None,
+            LeaseClock::Ticks { tick } => Some(tick),
+        };
+        let lease = match tick {
+            None => abi::Lease { jiffies: 0, boot_ns: until.0 },
+            Some(tick) => {
+                if self.reading.is_stale_for(until) {
+                    self.reading = lease::Reading::take(self.object.program(abi::PROGRAM_CLOCK)?)
+                        .map_err(Error::Clock)?;
                 }
+                self.reading.lease(until, tick)
             }
+        };
+        self.object
+            .lease
+            .set(0, LeaseValue(lease), 0)
+            .map_err(|source| Error::Map { map: abi::MAP_LEASE, source })
+    }
+
+    /// Every counter that is not zero.
+    pub fn counters(&self) -> Result<Vec<Counter>, Error> {
+        self.counters.read()
+    }
+
+    /// Frames that the filter has seen, whatever they were: it grows while anybody can be heard (R12).
+    pub fn frames_seen(&self) -> Result<u64, Error> {
+        self.counters.frames_seen()
+    }
+
+    /// The same counters, for another thread.
+    pub fn shared_counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    pub fn attached(&self) -> &[Attached] {
+        &self.attached
+    }
+
+    pub fn lease_clock(&self) -> LeaseClock {
+        self.clock
+    }
+
+    /// Runs a program of the object by hand (BPF_PROG_TEST_RUN): for tests and benchmarks.
+    pub fn test_run(
+        &self,
+        program: &'static str,
+        options: TestRunOptions<'_>,
+    ) -> Result<aya::programs::TestRunResult, Error> {
+        self.object.program(program)?.test_run(options).map_err(|source| Error::Verify { program, source })
+    }
+
+    /// Which program the benchmark's wrapper calls.
+    pub fn set_next_program(&mut self, program: &'static str) -> Result<(), Error> {
+        self.object.set_next_program(program)
+    }
+
+    /// Ends the filter: from here on the stack sees every frame again. Pins are removed.
+    pub fn detach(mut self) -> Result<(), Error> {
+        for attached in self.attached.drain(..) {
+            attached.detach()?;
         }
-        Ok(())
-    }
-
-    /// Runs one frame through the loaded filter as the kernel would (`BPF_PROG_TEST_RUN`): its action, and the frame
-    /// as the filter left it. The frame seems to come from the loopback interface of the caller's namespace.
-    pub fn test_run(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>), Error> {
-        let mut left = vec![0; frame.len().max(64)];
-        let options =
-            TestRunOptions { data_in: Some(frame), data_out: Some(&mut left), ..TestRunOptions::default() };
-        let result = program(&mut self.ebpf, symbols::FILTER)?
-            .test_run(options)
-            .map_err(|source| Error::Program { name: symbols::FILTER, source })?;
-        left.truncate(result.data_size_out as usize);
-        Ok((result.return_value, left))
+        match &self.pin_dir {
+            Some(directory) => remove_pins(directory),
+            None => Ok(()),
+        }
     }
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, Error> {
-    let program = ebpf.program_mut(name).ok_or(Error::Missing(name))?;
-    program.try_into().map_err(|source| Error::Program { name, source })
+/// Ends the lease of a filter whose daemon has died: it keeps its live connections in buckets on the move, and takes no
+/// new one. For the parent process; one system call each to open and to write.
+pub fn close_lease(pin_dir: &Path) -> Result<(), Error> {
+    let map_error = |source| Error::Map { map: abi::MAP_LEASE, source };
+    let map = MapData::from_pin(pin_dir.join(abi::MAP_LEASE)).map_err(map_error)?;
+    let mut lease: Array<MapData, LeaseValue> =
+        Array::try_from(aya::maps::Map::Array(map)).map_err(map_error)?;
+    lease.set(0, LeaseValue(abi::Lease::default()), 0).map_err(map_error)
 }
 
-fn take<M: TryFrom<aya::maps::Map, Error = MapError>>(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-) -> Result<M, Error> {
-    let map = ebpf.take_map(name).ok_or(Error::Missing(name))?;
-    map.try_into().map_err(|source| Error::Map { name, source })
-}
-
-fn read_clocks(ebpf: &mut Ebpf) -> Result<Clocks, Error> {
-    let failed = |source| Error::Program { name: symbols::CLOCKS, source };
-    let mut frame = [0; 64];
-    let options =
-        TestRunOptions { data_in: Some(&[0; 64]), data_out: Some(&mut frame), ..TestRunOptions::default() };
-    program(ebpf, symbols::CLOCKS)?.test_run(options).map_err(failed)?;
-    let word = |at: usize| u64::from_ne_bytes(frame[at..at + 8].try_into().expect("eight bytes"));
-    Ok(Clocks { jiffies: word(0), monotonic_ns: word(8) })
-}
+const _: () = {
+    const fn can_move_to_the_real_time_thread<T: Send>() {}
+    const fn can_be_shared<T: Send + Sync>() {}
+    can_move_to_the_real_time_thread::<Datapath>();
+    can_be_shared::<Counters>();
+};

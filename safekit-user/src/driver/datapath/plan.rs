@@ -1,165 +1,242 @@
-//! What the filter of this node is told: virtual IPs, rules and groups, numbered for the maps.
+//! What the filter of one node has to know, out of the configuration. Pure.
 
+use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
-use safekit_ebpf::abi::{self, Address, RuleKey};
-use safekit_ebpf::flow;
+use safekit_ebpf::abi::{self, Address, Balance, GROUPS_MAX, RULES_MAX, VIPS_MAX};
+use safekit_ebpf::packet;
 
-use crate::config::{Balance, Config, Farm, Protocol};
-use crate::types::{Bucket, GroupId, NodeId};
+use crate::config::{self, Config, Protocol};
+use crate::types::{GroupId, NodeId};
 
+/// Everything to load, for this node. A new configuration is a new plan and a new loading.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    pub(super) virtual_ips: Vec<PlannedVip>,
-    pub(super) rules: Vec<(RuleKey, abi::Rule)>,
-    /// Name of the module that each scope of counters belongs to; the first is none's.
-    pub(super) scopes: Vec<Option<String>>,
-    pub(super) groups: Vec<GroupId>,
-    pub(super) hash_key: [u64; 2],
+    /// Of the farms that this node is in; the index is the place in the kernel's map.
+    pub virtual_ips: Vec<PlannedVip>,
+    pub rules: Vec<PlannedRule>,
+    /// How many groups the cluster has; tables of farms that this node is not in stay empty.
+    pub groups: u16,
+    pub hash_key: [u8; 16],
+    /// The cluster's lease: it decides which clock is exact enough.
+    pub lease: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedVip {
+    pub module: String,
     pub address: IpAddr,
     pub interface: String,
-    /// The virtual MAC.
-    pub mac: [u8; 6],
     pub group: GroupId,
-    pub(super) scope: u16,
+    pub mac: VirtualMac,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the farms of this node have {what}, and the filter holds {max}; put fewer farms on one node")]
-pub struct TooMuch {
-    what: String,
-    max: usize,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedRule {
+    /// Its virtual IP, by the place in [`Plan::virtual_ips`].
+    pub vip: u16,
+    pub module: String,
+    pub group: GroupId,
+    pub protocol: Protocol,
+    pub port: u16,
+    pub balance: config::Balance,
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PlanError {
+    #[error("{count} {what} are more than the filter holds ({max}): spread them over more clusters")]
+    TooMany { what: &'static str, count: usize, max: usize },
 }
 
 impl Plan {
-    /// The farms that `me` takes part in.
-    pub fn new(config: &Config, me: NodeId, hash_key: [u8; 16]) -> Result<Self, TooMuch> {
-        let (low, high) = hash_key.split_at(8);
-        let half = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("half of sixteen bytes"));
-        let mut plan = Self {
-            virtual_ips: Vec::new(),
-            rules: Vec::new(),
-            scopes: vec![None],
-            groups: Vec::new(),
-            hash_key: [half(low), half(high)],
-        };
-        for (group, farm) in config.farm_groups().filter(|(_, farm)| farm.nodes.contains(&me)) {
-            plan.add(group, farm);
-        }
-        plan.fits()
-    }
-
-    fn add(&mut self, group: GroupId, farm: &Farm) {
-        self.groups.push(group);
-        let scope = self.scopes.len() as u16;
-        self.scopes.push(Some(farm.name.clone()));
-        for vip in &farm.virtual_ips {
-            let index = self.virtual_ips.len() as u16;
-            self.virtual_ips.push(PlannedVip {
-                address: vip.address,
-                interface: vip.interface.clone(),
-                mac: virtual_mac(vip.address),
-                group,
-                scope,
-            });
-            for rule in &farm.rules {
-                let key = RuleKey {
-                    virtual_ip: index,
-                    port: rule.port.to_be(),
-                    protocol: u32::from(protocol_number(rule.protocol)),
-                };
-                let value = abi::Rule { group: group.0, scope, balance: balance(rule.balance) as u32 };
-                self.rules.push((key, value));
+    /// `hash_key` is the cluster's: two nodes with different ones disagree on every bucket.
+    pub fn of(config: &Config, node: NodeId, hash_key: [u8; 16]) -> Result<Self, PlanError> {
+        let mut virtual_ips = Vec::new();
+        let mut rules = Vec::new();
+        for (index, farm) in config.farms().enumerate().filter(|(_, farm)| farm.nodes.contains(&node)) {
+            let group = GroupId(index as u16);
+            for vip in &farm.virtual_ips {
+                let place = virtual_ips.len() as u16;
+                virtual_ips.push(PlannedVip {
+                    module: farm.name.clone(),
+                    address: vip.address,
+                    interface: vip.interface.clone(),
+                    group,
+                    mac: VirtualMac::of(vip.address),
+                });
+                rules.extend(farm.rules.iter().map(|rule| PlannedRule {
+                    vip: place,
+                    module: farm.name.clone(),
+                    group,
+                    protocol: rule.protocol,
+                    port: rule.port,
+                    balance: rule.balance,
+                }));
             }
         }
+        let groups = config.farms().count();
+        within("farm modules", groups, GROUPS_MAX)?;
+        within("virtual IPs", virtual_ips.len(), VIPS_MAX)?;
+        within("rules (counted once for each virtual IP)", rules.len(), RULES_MAX)?;
+        Ok(Self { virtual_ips, rules, groups: groups as u16, hash_key, lease: config.cluster.timing.lease })
     }
 
-    fn fits(self) -> Result<Self, TooMuch> {
-        let bounds = [
-            (self.virtual_ips.len(), abi::VIRTUAL_IPS_MAX, "virtual IPs"),
-            (self.rules.len(), abi::RULES_MAX, "rules (times virtual IPs)"),
-            (self.scopes.len(), abi::SCOPES_MAX, "farms"),
-            (
-                self.groups.iter().map(|group| usize::from(group.0) + 1).max().unwrap_or(0),
-                abi::GROUPS_MAX,
-                "groups",
-            ),
-        ];
-        match bounds.into_iter().find(|(count, max, _)| *count > *max as usize) {
-            Some((count, max, what)) => Err(TooMuch { what: format!("{count} {what}"), max: max as usize }),
-            None => Ok(self),
+    /// Each interface once, in the order of the plan.
+    pub fn interfaces(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for vip in &self.virtual_ips {
+            if !names.contains(&vip.interface.as_str()) {
+                names.push(&vip.interface);
+            }
         }
+        names
     }
 
-    /// As the filter's map has them.
-    pub fn filter_virtual_ips(&self) -> impl Iterator<Item = (Address, abi::VirtualIp)> {
-        self.virtual_ips.iter().enumerate().map(|(index, vip)| {
-            let value = abi::VirtualIp {
-                index: index as u16,
-                group: vip.group.0,
-                scope: vip.scope,
-                mac: vip.mac,
-                padding: [0; 4],
-            };
-            (address(vip.address), value)
-        })
-    }
-
-    /// As the filter's map has them.
-    pub fn filter_rules(&self) -> impl Iterator<Item = (RuleKey, abi::Rule)> {
-        self.rules.iter().copied()
-    }
-
-    pub fn hash_key(&self) -> [u64; 2] {
-        self.hash_key
-    }
-
-    pub fn virtual_ips(&self) -> &[PlannedVip] {
-        &self.virtual_ips
-    }
-
-    /// Where a client's session falls. `port` as people write it.
-    pub fn bucket(&self, by: Balance, client: IpAddr, port: u16) -> Bucket {
-        Bucket(flow::bucket(self.hash_key, balance(by), &address(client), port.to_be()))
+    /// The key as the filter takes it. Fixed byte order: nodes of different machines share buckets.
+    pub fn hash_words(&self) -> [u64; 2] {
+        let key = u128::from_le_bytes(self.hash_key);
+        [key as u64, (key >> 64) as u64]
     }
 }
 
-fn address(address: IpAddr) -> Address {
+fn within(what: &'static str, count: usize, max: usize) -> Result<(), PlanError> {
+    if count > max { Err(PlanError::TooMany { what, count, max }) } else { Ok(()) }
+}
+
+/// The MAC that neighbours learn for a virtual IP, and that no frame ever has as its source.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct VirtualMac(pub [u8; 6]);
+
+impl VirtualMac {
+    /// Locally administered unicast, told from the address alone: `02:53` (an S) and the four octets of IPv4, `02:36`
+    /// (a 6) and a 32-bit FNV-1a of IPv6.
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => {
+                let [a, b, c, d] = v4.octets();
+                Self([0x02, 0x53, a, b, c, d])
+            }
+            IpAddr::V6(v6) => {
+                let hash = v6.octets().iter().fold(0x811c_9dc5_u32, |hash, octet| {
+                    (hash ^ u32::from(*octet)).wrapping_mul(0x0100_0193)
+                });
+                let [a, b, c, d] = hash.to_be_bytes();
+                Self([0x02, 0x36, a, b, c, d])
+            }
+        }
+    }
+}
+
+impl fmt::Display for VirtualMac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for VirtualMac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The bucket of a client in this cluster, as the filter computes it: for `farm explain`.
+pub fn bucket(
+    hash_key: [u8; 16],
+    balance: config::Balance,
+    client: IpAddr,
+    port: u16,
+) -> crate::types::Bucket {
+    let key = u128::from_le_bytes(hash_key);
+    let words = [key as u64, (key >> 64) as u64];
+    crate::types::Bucket(safekit_ebpf::flow::bucket(
+        words,
+        kernel_balance(balance),
+        kernel_address(client),
+        port,
+    ))
+}
+
+pub(super) fn kernel_address(address: IpAddr) -> Address {
     match address {
-        IpAddr::V4(v4) => Address::v4(v4.octets()),
+        IpAddr::V4(v4) => Address::v4(v4.to_bits()),
         IpAddr::V6(v6) => Address::v6(v6.octets()),
     }
 }
 
-/// A locally administered unicast MAC, made of the address: the same on every node without being agreed.
-fn virtual_mac(address: IpAddr) -> [u8; 6] {
-    match address {
-        IpAddr::V4(v4) => {
-            let [a, b, c, d] = v4.octets();
-            [0x02, 0x5f, a, b, c, d]
-        }
-        IpAddr::V6(v6) => {
-            let [.., a, b, c, d] = v6.octets();
-            [0x02, 0x60, a, b, c, d]
-        }
-    }
-}
-
-const fn protocol_number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => safekit_ebpf::packet::TCP,
-        Protocol::Udp => safekit_ebpf::packet::UDP,
-    }
-}
-
-const fn balance(balance: Balance) -> flow::Balance {
+pub(super) fn kernel_balance(balance: config::Balance) -> Balance {
     match balance {
-        Balance::Connection => flow::Balance::Connection,
-        Balance::Client => flow::Balance::Client,
-        Balance::ClientNetwork => flow::Balance::ClientNetwork,
+        config::Balance::Connection => Balance::Connection,
+        config::Balance::Client => Balance::Client,
+        config::Balance::ClientNetwork => Balance::ClientNetwork,
+    }
+}
+
+pub(super) fn kernel_key(rule: &PlannedRule) -> abi::RuleKey {
+    let protocol = match rule.protocol {
+        Protocol::Tcp => packet::PROTOCOL_TCP,
+        Protocol::Udp => packet::PROTOCOL_UDP,
+    };
+    abi::RuleKey::new(rule.vip, protocol, rule.port)
+}
+
+/// The first odd multiplier under which no two keys share a slot. Deterministic: the same plan gives the same seed.
+///
+/// With 64 keys in 1,024 slots one seed in seven fits, with 256 in 8,192 one in fifty; a million tries without one
+/// would mean that two keys are equal.
+pub(super) fn seed_without_collision<K: Copy>(
+    keys: &[K],
+    slots: usize,
+    slot: impl Fn(K, u64) -> u32,
+) -> Option<u64> {
+    let mut used = vec![0u32; slots];
+    (1..=1_000_000u32).find_map(|attempt| {
+        let seed = u64::from(attempt).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let fits = keys.iter().all(|key| {
+            let place = &mut used[slot(*key, seed) as usize];
+            std::mem::replace(place, attempt) != attempt
+        });
+        fits.then_some(seed)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtual_macs_are_local_unicast_and_told_apart() {
+        let mac = |address: &str| VirtualMac::of(address.parse().expect("an address"));
+        assert_eq!(mac("10.99.0.100").to_string(), "02:53:0a:63:00:64");
+        // FNV-1a, 32 bits, of the sixteen octets; pinned, because neighbours remember it across releases.
+        assert_eq!(mac("2001:db8::100").to_string(), PINNED_V6);
+        for address in ["10.99.0.100", "10.99.0.101", "2001:db8::100", "2001:db8::101"] {
+            assert_eq!(mac(address).0[0] & 0b11, 0b10, "{address}: local, and not multicast");
+        }
+        assert_ne!(mac("2001:db8::100"), mac("2001:db8::101"));
+    }
+
+    const PINNED_V6: &str = "02:36:49:58:8c:1e";
+
+    #[test]
+    fn a_full_plan_finds_its_seeds() {
+        let addresses: Vec<_> = (0..VIPS_MAX as u32).map(|low| Address::v4(0x0a63_0000 | low)).collect();
+        let seed =
+            seed_without_collision(&addresses, abi::VIP_SLOTS, abi::vip_slot).expect("a seed for addresses");
+        let mut slots: Vec<_> = addresses.iter().map(|address| abi::vip_slot(*address, seed)).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        assert_eq!(slots.len(), VIPS_MAX);
+
+        let keys: Vec<_> =
+            (0..RULES_MAX as u16).map(|index| abi::RuleKey::new(index / 16, 6, 8000 + index % 16)).collect();
+        assert!(seed_without_collision(&keys, abi::RULE_SLOTS, abi::rule_slot).is_some());
+    }
+
+    #[test]
+    fn equal_keys_have_no_seed() {
+        let twice = [Address::v4(1), Address::v4(1)];
+        assert_eq!(seed_without_collision(&twice, abi::VIP_SLOTS, abi::vip_slot), None);
     }
 }

@@ -1,0 +1,208 @@
+//! The embedded kernel object: loading it with this plan's constants, and filling what never changes afterwards.
+
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use aya::maps::{Array, Map, MapData, PerCpuArray, ProgramArray};
+use aya::programs::Xdp;
+use aya::{Ebpf, EbpfLoader, Pod};
+use safekit_ebpf::abi;
+
+use super::attach::PINNED_MAPS;
+use super::plan::{Plan, kernel_address, kernel_balance, kernel_key, seed_without_collision};
+use super::{Error, LeaseClock, sys};
+
+/// Built by build.rs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/safekit-ebpf.o"));
+
+/// Values of the kernel's maps, as aya wants to see them.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct LeaseValue(pub(super) abi::Lease);
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct VipValue(abi::Vip);
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct RuleValue(abi::Rule);
+
+// SAFETY: integers without padding.
+unsafe impl Pod for LeaseValue {}
+// SAFETY: integers and bytes; its padding is the field `pad`.
+unsafe impl Pod for VipValue {}
+// SAFETY: integers and bytes, written only: `Balance` is never read back from the kernel.
+unsafe impl Pod for RuleValue {}
+
+const _: () =
+    assert!(size_of::<abi::Vip>() == 40 && size_of::<abi::Rule>() == 16, "no padding that nobody wrote");
+
+pub(super) struct Object {
+    ebpf: Ebpf,
+    pub(super) tables: Array<MapData, abi::Table>,
+    pub(super) active: Array<MapData, u32>,
+    pub(super) lease: Array<MapData, LeaseValue>,
+}
+
+impl std::fmt::Debug for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Object").finish_non_exhaustive()
+    }
+}
+
+impl Object {
+    pub(super) fn load(
+        plan: &Plan,
+        interfaces: &[(String, sys::Interface)],
+        clock: LeaseClock,
+        pin_dir: Option<&Path>,
+    ) -> Result<Self, Error> {
+        let vips = kernel_vips(plan, interfaces);
+        let addresses: Vec<_> = vips.iter().map(|vip| vip.address).collect();
+        let vip_seed = seed_without_collision(&addresses, abi::VIP_SLOTS, abi::vip_slot)
+            .ok_or(Error::Duplicate("virtual IPs"))?;
+        let rules = kernel_rules(plan);
+        let keys: Vec<_> = rules.iter().map(|rule| rule.key).collect();
+        let rule_seed = seed_without_collision(&keys, abi::RULE_SLOTS, abi::rule_slot)
+            .ok_or(Error::Duplicate("rules"))?;
+
+        let hash_key = plan.hash_words();
+        let clock = match clock {
+            LeaseClock::Ticks { tick: _ } => abi::CLOCK_JIFFIES,
+            LeaseClock::Precise => abi::CLOCK_PRECISE,
+        };
+        let mut loader = EbpfLoader::new();
+        // Nothing in the object is relocated against the kernel's types, and reading them takes most of the loading.
+        loader
+            .btf(None)
+            .override_global(abi::GLOBAL_HASH_KEY, &hash_key, true)
+            .override_global(abi::GLOBAL_VIP_SEED, &vip_seed, true)
+            .override_global(abi::GLOBAL_RULE_SEED, &rule_seed, true)
+            .override_global(abi::GLOBAL_CLOCK, &clock, true);
+        let mut ebpf = loader.load(OBJECT).map_err(Error::Load)?;
+        for program in [abi::PROGRAM, abi::PROGRAM_CLOCK, abi::PROGRAM_EMPTY, abi::PROGRAM_FLOWS] {
+            load_program(&mut ebpf, program)?;
+        }
+        if let Some(directory) = pin_dir {
+            pin_maps(&ebpf, directory)?;
+        }
+        fill_vips(&mut ebpf, &vips, vip_seed)?;
+        fill_rules(&mut ebpf, &rules, rule_seed)?;
+        let tables = array(take(&mut ebpf, abi::MAP_TABLES)?, abi::MAP_TABLES)?;
+        let active = array(take(&mut ebpf, abi::MAP_ACTIVE)?, abi::MAP_ACTIVE)?;
+        let lease = array(take(&mut ebpf, abi::MAP_LEASE)?, abi::MAP_LEASE)?;
+        Ok(Self { ebpf, tables, active, lease })
+    }
+
+    pub(super) fn counters_map(&mut self) -> Result<PerCpuArray<MapData, abi::CounterRow>, Error> {
+        let map = take(&mut self.ebpf, abi::MAP_COUNTERS)?;
+        PerCpuArray::try_from(map).map_err(|source| Error::Map { map: abi::MAP_COUNTERS, source })
+    }
+
+    pub(super) fn program(&self, name: &'static str) -> Result<&Xdp, Error> {
+        let program = self.ebpf.program(name).ok_or(Error::Missing(name))?;
+        program.try_into().map_err(|source| Error::Verify { program: name, source })
+    }
+
+    pub(super) fn filter_mut(&mut self) -> Result<&mut Xdp, Error> {
+        let program = self.ebpf.program_mut(abi::PROGRAM).ok_or(Error::Missing(abi::PROGRAM))?;
+        program.try_into().map_err(|source| Error::Verify { program: abi::PROGRAM, source })
+    }
+
+    pub(super) fn set_next_program(&mut self, name: &'static str) -> Result<(), Error> {
+        let map_error = |source| Error::Map { map: abi::MAP_NEXT, source };
+        let fd = self
+            .program(name)?
+            .fd()
+            .and_then(|fd| fd.try_clone().map_err(aya::programs::ProgramError::IOError))
+            .map_err(|source| Error::Verify { program: name, source })?;
+        let map = self.ebpf.map_mut(abi::MAP_NEXT).ok_or(Error::Missing(abi::MAP_NEXT))?;
+        ProgramArray::try_from(map).and_then(|mut next| next.set(0, &fd, 0)).map_err(map_error)
+    }
+}
+
+/// The clock for a lease of this length, asked of a throw-away copy of the object: the choice is a constant of loading.
+pub(super) fn choose_clock(lease: Duration) -> Result<LeaseClock, Error> {
+    static PROBE: OnceLock<Ebpf> = OnceLock::new();
+    let probe = match PROBE.get() {
+        Some(probe) => probe,
+        None => {
+            let mut ebpf = EbpfLoader::new().btf(None).load(OBJECT).map_err(Error::Load)?;
+            load_program(&mut ebpf, abi::PROGRAM_CLOCK)?;
+            PROBE.get_or_init(|| ebpf)
+        }
+    };
+    let program = probe.program(abi::PROGRAM_CLOCK).ok_or(Error::Missing(abi::PROGRAM_CLOCK))?;
+    let clock = program.try_into().map_err(|source| Error::Verify { program: abi::PROGRAM_CLOCK, source })?;
+    Ok(LeaseClock::choose(clock, lease))
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
+    let program = ebpf.program_mut(name).ok_or(Error::Missing(name))?;
+    <&mut Xdp>::try_from(program)
+        .and_then(Xdp::load)
+        .map_err(|source| Error::Verify { program: name, source })
+}
+
+fn kernel_vips(plan: &Plan, interfaces: &[(String, sys::Interface)]) -> Vec<abi::Vip> {
+    let interface_of = |name: &str| {
+        let found = interfaces.iter().find(|(candidate, _)| candidate == name);
+        &found.expect("the caller looked up every interface of this plan").1
+    };
+    let kernel_vip = |(index, vip): (usize, &super::PlannedVip)| {
+        let interface = interface_of(&vip.interface);
+        abi::Vip {
+            address: kernel_address(vip.address),
+            interface: interface.index,
+            index: index as u16,
+            group: vip.group.0,
+            virtual_mac: vip.mac.0,
+            own_mac: interface.mac,
+            ..abi::Vip::EMPTY
+        }
+    };
+    plan.virtual_ips.iter().enumerate().map(kernel_vip).collect()
+}
+
+fn kernel_rules(plan: &Plan) -> Vec<abi::Rule> {
+    let kernel_rule = |(index, rule): (usize, &super::PlannedRule)| abi::Rule {
+        key: kernel_key(rule),
+        index: index as u16,
+        group: rule.group.0,
+        balance: kernel_balance(rule.balance),
+        ..abi::Rule::EMPTY
+    };
+    plan.rules.iter().enumerate().map(kernel_rule).collect()
+}
+
+fn fill_vips(ebpf: &mut Ebpf, vips: &[abi::Vip], seed: u64) -> Result<(), Error> {
+    let mut map: Array<MapData, VipValue> = array(take(ebpf, abi::MAP_VIPS)?, abi::MAP_VIPS)?;
+    vips.iter()
+        .try_for_each(|vip| map.set(abi::vip_slot(vip.address, seed), VipValue(*vip), 0))
+        .map_err(|source| Error::Map { map: abi::MAP_VIPS, source })
+}
+
+fn fill_rules(ebpf: &mut Ebpf, rules: &[abi::Rule], seed: u64) -> Result<(), Error> {
+    let mut map: Array<MapData, RuleValue> = array(take(ebpf, abi::MAP_RULES)?, abi::MAP_RULES)?;
+    rules
+        .iter()
+        .try_for_each(|rule| map.set(abi::rule_slot(rule.key, seed), RuleValue(*rule), 0))
+        .map_err(|source| Error::Map { map: abi::MAP_RULES, source })
+}
+
+fn pin_maps(ebpf: &Ebpf, directory: &Path) -> Result<(), Error> {
+    for name in PINNED_MAPS {
+        let path = directory.join(name);
+        let map = ebpf.map(name).ok_or(Error::Missing(name))?;
+        map.pin(&path).map_err(|source| Error::Pin { path, source })?;
+    }
+    Ok(())
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
+    ebpf.take_map(name).ok_or(Error::Missing(name))
+}
+
+fn array<V: Pod>(map: Map, name: &'static str) -> Result<Array<MapData, V>, Error> {
+    Array::try_from(map).map_err(|source| Error::Map { map: name, source })
+}

@@ -1,0 +1,336 @@
+//! One farm for all tests of the filter: its configuration, the filter loaded with it, and the same world on the host.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use aya::programs::TestRunOptions;
+use safekit::config::{
+    Balance, Cluster, Config, Delivery, Farm, Module, Network, Node, Protocol, Rule, VirtualIp,
+};
+use safekit::driver::datapath::{Counter, Datapath, Plan, VirtualMac};
+use safekit::engine::farm::Table;
+use safekit::types::{Bucket, BucketBits, GroupId, Instant, NodeId, Timing};
+use safekit_ebpf::abi::{self, Address};
+use safekit_ebpf::flow::HashKey;
+use safekit_ebpf::packet::{Bytes, Ip, Tcp};
+use safekit_ebpf::verdict::{BucketState, Decision, Evidence, Reason, Verdict, World, apply, decide};
+
+pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 100);
+pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100);
+/// On an interface that frames in tests do not come in by.
+pub const VIP_ELSEWHERE: Ipv4Addr = Ipv4Addr::new(10, 98, 0, 100);
+/// The device of a test run is the loopback of its namespace.
+pub const INTERFACE: u32 = 1;
+pub const INTERFACE_ELSEWHERE: u32 = 77;
+pub const OWN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+pub const HASH_KEY: [u8; 16] = *b"a cluster's key.";
+/// The group of [`VIP`] and [`VIP6`].
+pub const GROUP: GroupId = GroupId(1);
+
+pub const PORT_CONNECTION: u16 = 80;
+pub const PORT_CLIENT: u16 = 443;
+pub const PORT_NETWORK: u16 = 8080;
+pub const PORT_UDP: u16 = 53;
+
+/// Two farms; the first is of the other node only, so that groups and places in maps differ.
+pub fn config() -> Config {
+    let rule = |protocol, port, balance| Rule { protocol, port, balance };
+    let vip = |address: IpAddr, interface: &str| VirtualIp { address, interface: interface.into() };
+    let node = |name: &str| Node { name: name.into(), addresses: vec![Some(Ipv4Addr::LOCALHOST.into())] };
+    let elsewhere = Farm {
+        name: "elsewhere".into(),
+        nodes: vec![NodeId(1)],
+        virtual_ips: vec![vip(Ipv4Addr::new(10, 97, 0, 100).into(), "eth0")],
+        delivery: Delivery::Flood,
+        rules: vec![rule(Protocol::Tcp, 25, Balance::Client)],
+    };
+    let www = Farm {
+        name: "www".into(),
+        nodes: vec![NodeId(0), NodeId(1)],
+        virtual_ips: vec![
+            vip(VIP_ELSEWHERE.into(), "eth1"),
+            vip(VIP.into(), "eth0"),
+            vip(VIP6.into(), "eth0"),
+        ],
+        delivery: Delivery::Flood,
+        rules: vec![
+            rule(Protocol::Tcp, PORT_CONNECTION, Balance::Connection),
+            rule(Protocol::Tcp, PORT_CLIENT, Balance::Client),
+            rule(Protocol::Tcp, PORT_NETWORK, Balance::ClientNetwork),
+            rule(Protocol::Udp, PORT_UDP, Balance::Connection),
+        ],
+    };
+    let timing = Timing {
+        interval: Duration::from_millis(25),
+        timeout: Duration::from_millis(200),
+        lease: Duration::from_millis(100),
+    };
+    Config {
+        cluster: Cluster {
+            name: "shop".into(),
+            key_file: "cluster.key".into(),
+            networks: vec![Network { name: "lan".into(), port: 4800 }],
+            nodes: vec![node("web1"), node("web2")],
+            timing,
+        },
+        modules: vec![Module::Farm(elsewhere), Module::Farm(www)],
+    }
+}
+
+pub fn plan() -> Plan {
+    Plan::of(&config(), NodeId(0), HASH_KEY).expect("the fixture fits the filter")
+}
+
+/// What a frame came to: the action, the frame as it is now, and the one counter that rose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub action: Action,
+    pub bytes: Vec<u8>,
+    pub reason: Reason,
+    /// 0 = outside, then virtual IPs, then rules.
+    pub scope: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Pass,
+    Drop,
+    Transmit,
+}
+
+/// A state of all buckets at once, and of the lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Circumstances {
+    pub state: BucketState,
+    pub lease: bool,
+}
+
+pub const CIRCUMSTANCES: [Circumstances; 5] = [
+    Circumstances { state: BucketState::Foreign, lease: true },
+    Circumstances { state: BucketState::Mine, lease: true },
+    Circumstances { state: BucketState::Gained, lease: true },
+    Circumstances { state: BucketState::Lost, lease: true },
+    Circumstances { state: BucketState::Mine, lease: false },
+];
+
+pub fn uniform(state: BucketState) -> Table {
+    let mine = matches!(state, BucketState::Mine | BucketState::Gained);
+    let transitional = matches!(state, BucketState::Lost | BucketState::Gained);
+    let set = |all: bool| BucketBits::from_fn(abi::BUCKETS, |_| all);
+    Table { mine: set(mine), transitional: set(transitional) }
+}
+
+/// A table in which one bucket differs from all others.
+pub fn all_but(state: BucketState, bucket: Bucket, other: BucketState) -> Table {
+    let mut table = uniform(state);
+    let one = uniform(other);
+    for (bits, wanted) in [(&mut table.mine, &one.mine), (&mut table.transitional, &one.transitional)] {
+        if wanted.contains(bucket) {
+            bits.insert(bucket);
+        } else {
+            bits.remove(bucket);
+        }
+    }
+    table
+}
+
+/// The filter in this kernel.
+pub struct Loaded {
+    pub datapath: Datapath,
+}
+
+impl Loaded {
+    /// Fails where the kernel does not let us: a privileged test never passes by skipping.
+    pub fn new() -> Result<Self> {
+        Self::with_lease(config().cluster.timing.lease)
+    }
+
+    /// A cluster's lease decides which clock the filter reads.
+    pub fn with_lease(lease: Duration) -> Result<Self> {
+        let plan = Plan { lease, ..plan() };
+        let interface = |name: &str| if name == "eth0" { INTERFACE } else { INTERFACE_ELSEWHERE };
+        let datapath = Datapath::load_for_test(&plan, |name| (interface(name), OWN_MAC))
+            .context("the filter does not load: the datapath tests need root")?;
+        Ok(Self { datapath })
+    }
+
+    pub fn set(&mut self, circumstances: Circumstances) -> Result<()> {
+        self.datapath.write_table(GROUP, &uniform(circumstances.state))?;
+        self.set_lease(circumstances.lease)
+    }
+
+    pub fn set_lease(&mut self, lease: bool) -> Result<()> {
+        Ok(self.datapath.set_lease(if lease { FAR } else { Instant(0) })?)
+    }
+
+    /// Runs one frame (Ethernet's 14 bytes at least: the kernel refuses less).
+    pub fn run(&self, frame: &[u8]) -> Result<Outcome> {
+        let before = self.datapath.counters()?;
+        let (action, bytes) = self.run_uncounted(frame)?;
+        let (scope, reason) = self.only_increment(&before, &self.datapath.counters()?)?;
+        Ok(Outcome { action, bytes, reason, scope })
+    }
+
+    pub fn run_uncounted(&self, frame: &[u8]) -> Result<(Action, Vec<u8>)> {
+        let mut output = vec![0; frame.len() + 64];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut output);
+        let result = self.datapath.test_run(abi::PROGRAM, options)?;
+        output.truncate(result.data_size_out as usize);
+        let action = match result.return_value {
+            1 => Action::Drop,
+            2 => Action::Pass,
+            3 => Action::Transmit,
+            other => anyhow::bail!("the filter returned the XDP action {other}"),
+        };
+        Ok((action, output))
+    }
+
+    fn only_increment(&self, before: &[Counter], after: &[Counter]) -> Result<(u32, Reason)> {
+        let old = |counter: &Counter| {
+            let same = before.iter().find(|old| old.scope == counter.scope && old.reason == counter.reason);
+            same.map_or(0, |old| old.packets)
+        };
+        let risen: Vec<_> = after.iter().filter(|counter| counter.packets != old(counter)).collect();
+        let [counter] = risen[..] else { anyhow::bail!("not one counter rose but {risen:?}") };
+        anyhow::ensure!(
+            counter.packets == old(counter) + 1,
+            "one frame was counted more than once: {counter:?}"
+        );
+        Ok((self.datapath.shared_counters().place(&counter.scope), counter.reason))
+    }
+}
+
+/// A lease that no test outlives: an hour on the boot clock of any machine that has been up for less than 500 years.
+const FAR: Instant = Instant(u64::MAX / 2);
+
+/// The same world without a kernel.
+pub struct Host {
+    vips: Vec<abi::Vip>,
+    rules: Vec<abi::Rule>,
+    hash_key: HashKey,
+    pub table: Table,
+    pub lease: bool,
+    /// By client, client port and port.
+    pub sockets: HashMap<(IpAddr, u16, u16), Evidence>,
+}
+
+impl Host {
+    pub fn new() -> Self {
+        let plan = plan();
+        let vips = plan.virtual_ips.iter().zip(0u16..).map(|(vip, index)| abi::Vip {
+            address: address(vip.address),
+            interface: if vip.interface == "eth0" { INTERFACE } else { INTERFACE_ELSEWHERE },
+            index,
+            group: vip.group.0,
+            virtual_mac: VirtualMac::of(vip.address).0,
+            own_mac: OWN_MAC,
+            pad: [0; 4],
+        });
+        let rules = plan.rules.iter().zip(0u16..).map(|(rule, index)| abi::Rule {
+            key: abi::RuleKey::new(rule.vip, protocol_number(rule.protocol), rule.port),
+            index,
+            group: rule.group.0,
+            balance: balance(rule.balance),
+            pad: [0; 3],
+        });
+        Self {
+            vips: vips.collect(),
+            rules: rules.collect(),
+            hash_key: plan.hash_words(),
+            table: uniform(BucketState::Foreign),
+            lease: false,
+            sockets: HashMap::new(),
+        }
+    }
+
+    pub fn set(&mut self, circumstances: Circumstances) {
+        self.table = uniform(circumstances.state);
+        self.lease = circumstances.lease;
+    }
+
+    pub fn run(&self, frame: &[u8]) -> Outcome {
+        let mut bytes = Bytes(frame.to_vec());
+        let Decision { verdict, reason, scope } = decide(&bytes, self);
+        apply(&mut bytes, &verdict).expect("a verdict changes only what parsing has read");
+        let action = match verdict {
+            Verdict::NotFarm | Verdict::Ours { own_mac: _ } => Action::Pass,
+            Verdict::Drop => Action::Drop,
+            Verdict::Answer(_) | Verdict::Advertise(_) => Action::Transmit,
+        };
+        Outcome { action, bytes: bytes.0, reason, scope }
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl World for Host {
+    fn hash_key(&self) -> HashKey {
+        self.hash_key
+    }
+
+    fn interface(&self) -> u32 {
+        INTERFACE
+    }
+
+    fn vip(&self, address: Address) -> Option<abi::Vip> {
+        self.vips.iter().find(|vip| vip.address == address).copied()
+    }
+
+    fn rule(&self, key: abi::RuleKey) -> Option<abi::Rule> {
+        self.rules.iter().find(|rule| rule.key == key).copied()
+    }
+
+    fn bucket(&self, group: u16, bucket: u16) -> BucketState {
+        if group != GROUP.0 {
+            return BucketState::Foreign;
+        }
+        BucketState::of(
+            self.table.mine.contains(Bucket(bucket)),
+            self.table.transitional.contains(Bucket(bucket)),
+        )
+    }
+
+    fn lease_holds(&self) -> bool {
+        self.lease
+    }
+
+    fn evidence(&self, ip: &Ip, tcp: &Tcp) -> Evidence {
+        let key = (ip_address(ip.source), tcp.source, tcp.destination);
+        self.sockets.get(&key).copied().unwrap_or(Evidence::None)
+    }
+}
+
+pub fn address(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(v4) => Address::v4(v4.to_bits()),
+        IpAddr::V6(v6) => Address::v6(v6.octets()),
+    }
+}
+
+pub fn ip_address(address: Address) -> IpAddr {
+    let bits = u128::from(address.0) << 64 | u128::from(address.1);
+    Ipv6Addr::from_bits(bits).to_canonical()
+}
+
+fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+    }
+}
+
+fn balance(balance: Balance) -> abi::Balance {
+    match balance {
+        Balance::Connection => abi::Balance::Connection,
+        Balance::Client => abi::Balance::Client,
+        Balance::ClientNetwork => abi::Balance::ClientNetwork,
+    }
+}
