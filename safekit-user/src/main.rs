@@ -9,7 +9,11 @@ use safekit::front::demo;
 mod life;
 
 fn main() -> ExitCode {
-    let exit = match Cli::parse().verb {
+    let verb = Cli::parse().verb;
+    if !matches!(verb, Verb::Daemon(_) | Verb::Demo(_) | Verb::DemoWeb(_)) {
+        end_with_the_pipe();
+    }
+    let exit = match verb {
         Verb::Daemon(args) => life::daemon(&args),
         Verb::Status(args) => cli::status::run(&args),
         Verb::Wait(args) => cli::wait::run(&args),
@@ -20,4 +24,12 @@ fn main() -> ExitCode {
         Verb::DemoWeb(args) => demo::web::run(&args),
     };
     exit.into()
+}
+
+/// `safekit status | head -1` ends quietly, as other commands do; a daemon must not end that way.
+fn end_with_the_pipe() {
+    // SAFETY: the default action of a signal, set before there is any other thread.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
 }
