@@ -43,8 +43,8 @@ fn rust_src() -> anyhow::Result<bool> {
     if Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core").is_dir() {
         return Ok(false);
     }
-    step("setup: the compiler's sources (rust-src)");
-    execute("rustup", ["component", "add", "rust-src"])?;
+    step("setup: the compiler's sources, formatter and lints (rust-src, rustfmt, clippy)");
+    execute("rustup", ["component", "add", "rust-src", "rustfmt", "clippy"])?;
     Ok(true)
 }
 
