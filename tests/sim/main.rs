@@ -50,6 +50,27 @@ fn no_seed_breaks_an_invariant() {
     );
 }
 
+/// Of the thirty thousand seeds behind those above, these still find two owners, for moments: three or more faults at
+/// once, most of them around the return of a deaf receiver or the heal of a cut whose directions broke one after the
+/// other. A known fault of the protocol or of what `truth` excuses, not yet told apart; whoever mends one takes its
+/// seed out here, and widens [`SEEDS`].
+const KNOWN: [u64; 14] = [
+    10_437, 11_508, 11_721, 13_839, 14_565, 14_696, 23_341, 26_838, 29_599, 33_026, 36_266, 37_319, 37_535,
+    38_006,
+];
+
+#[test]
+fn the_known_double_owners_are_still_there() {
+    let swarm = Swarm::new(Rules::ALL, false);
+    for seed in KNOWN {
+        let violation = swarm.play(seed).violation.unwrap_or_default();
+        assert!(
+            violation.contains("both accept"),
+            "seed {seed} is mended: take it out of KNOWN ({violation})"
+        );
+    }
+}
+
 /// The rule is needed: without it some seed goes wrong, and with all rules the same seed does not.
 #[track_caller]
 fn check_needed(weakened: Rules) {
