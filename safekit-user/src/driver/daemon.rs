@@ -25,9 +25,6 @@ use crate::types::snapshot::VirtualIpInfo;
 use crate::types::{BootId, NodeId, Snapshot};
 use crate::wire::seal::{Opener, Sealer, derive_hash_key};
 
-/// Buckets of a rule group.
-pub const BUCKETS: usize = 65_536;
-
 /// A clean stop lets requests under way finish, and does not wait for idle connections.
 const LEAVE_DRAIN_MAX: Duration = Duration::from_secs(1);
 
@@ -175,7 +172,7 @@ impl Life {
             config: ownership_hash(&self.config),
             timing: self.config.cluster.timing,
             groups: groups(&self.config),
-            buckets: BUCKETS,
+            buckets: safekit_ebpf::abi::BUCKETS,
             seed: u64::from_le_bytes(self.boot.0[..8].try_into().expect("a boot id has sixteen bytes")),
             hold: HOLD,
             rules: Rules::ALL,

@@ -60,10 +60,6 @@ impl BucketBits {
         self.words.iter().all(|word| *word == 0)
     }
 
-    pub fn intersects(&self, other: &Self) -> bool {
-        self.words.iter().zip(&other.words).any(|(a, b)| a & b != 0)
-    }
-
     pub fn iter(&self) -> impl Iterator<Item = Bucket> {
         (0..self.capacity()).map(|index| Bucket(index as u16)).filter(|bucket| self.contains(*bucket))
     }
