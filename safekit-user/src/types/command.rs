@@ -40,7 +40,8 @@ pub struct Explanation {
     pub module: String,
     pub virtual_ip: IpAddr,
     pub protocol: String,
-    pub port: u16,
+    /// As the rule names it: `80`, `8000-8099` or `any`.
+    pub port: String,
     pub balance: String,
     pub bucket: Bucket,
     /// None while no member may own it.
