@@ -14,3 +14,4 @@ pub mod report;
 pub mod runtime;
 pub mod supervise;
 pub mod vip;
+pub mod wishes;
