@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::status::grouped;
 use super::{Asking, Format, err, out, status};
 use crate::front::control_client::{Client, Error};
 use crate::front::exit::Exit;
@@ -276,18 +277,6 @@ fn one_move(it: &Move) -> String {
     format!("  {} {}: {from} -> {to}, {} buckets{on_them}", it.module, it.rules, it.buckets)
 }
 
-/// `3,118`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let groups: Vec<&str> = digits
-        .as_bytes()
-        .rchunks(3)
-        .rev()
-        .map(|group| std::str::from_utf8(group).expect("digits are ASCII"))
-        .collect();
-    groups.join(",")
-}
-
 fn now() -> Instant {
     crate::driver::clock::now()
 }
@@ -324,13 +313,6 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_grouped_by_thousands() {
-        for (number, text) in [(0, "0"), (999, "999"), (3118, "3,118"), (1_000_000, "1,000,000")] {
-            assert_eq!(grouped(number), text);
-        }
-    }
 
     #[test]
     fn a_weight_is_a_number_or_the_configured_one() {
