@@ -123,6 +123,22 @@ fn the_sample_is_a_farm() {
 }
 
 #[test]
+fn the_sample_of_rules_says_what_its_comments_say() {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/farm-rules.yaml");
+    let config = load(&sample).unwrap_or_else(|errors| panic!("{errors}"));
+    let farm = config.farms().next().unwrap();
+    let share = |port: u16, protocol| {
+        let rules = farm.rules.iter().filter(|rule| rule.protocol == protocol && rule.ports.contains(port));
+        config.share(rules.min_by_key(|rule| rule.ports.width()).unwrap().group)
+    };
+    assert_eq!(*share(80, Protocol::Tcp), Share::Weighted(vec![4, 4, 1, 0]));
+    assert_eq!(*share(443, Protocol::Tcp), Share::Weighted(vec![1, 1, 0, 1]));
+    assert_eq!(*share(22, Protocol::Tcp), Share::Weighted(vec![1, 1, 0, 0]));
+    assert_eq!(*share(9, Protocol::Tcp), Share::Weighted(vec![0, 0, 1, 0]));
+    assert_eq!(*share(514, Protocol::Udp), Share::Cascade(vec![NodeId(3), NodeId(0)]));
+}
+
+#[test]
 fn what_is_shown_reads_as_the_same() {
     let own_times = "heartbeat: { interval: 20ms, timeout: 1s, lease: 90ms }";
     let ipv6 = FARM.replace("10.99.0.100", "fd00::64");
