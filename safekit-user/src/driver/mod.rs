@@ -6,6 +6,7 @@ pub mod clock;
 pub mod connections;
 pub mod daemon;
 pub mod datapath;
+pub mod frames;
 pub mod generations;
 pub mod heartbeat;
 pub mod inbox;
