@@ -30,8 +30,15 @@ const GENERIC_DRIVERS: &[&str] = &[
     "team",
 ];
 
-pub(super) const PINNED_MAPS: [&str; 6] =
-    [abi::MAP_VIPS, abi::MAP_RULES, abi::MAP_ACTIVE, abi::MAP_TABLES, abi::MAP_LEASE, abi::MAP_COUNTERS];
+pub(super) const PINNED_MAPS: [&str; 7] = [
+    abi::MAP_VIPS,
+    abi::MAP_PORTS,
+    abi::MAP_RULES,
+    abi::MAP_ACTIVE,
+    abi::MAP_TABLES,
+    abi::MAP_LEASE,
+    abi::MAP_COUNTERS,
+];
 const LINK_PREFIX: &str = "link-";
 
 /// An interface on which the filter runs.

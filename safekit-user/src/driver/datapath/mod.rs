@@ -16,6 +16,7 @@ mod counters;
 mod lease;
 mod object;
 mod plan;
+mod ports;
 mod sys;
 mod table;
 
