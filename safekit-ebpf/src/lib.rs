@@ -14,5 +14,6 @@ extern crate std;
 pub mod abi;
 pub mod answer;
 pub mod flow;
+pub mod guard;
 pub mod packet;
 pub mod verdict;

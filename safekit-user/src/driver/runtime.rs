@@ -115,7 +115,7 @@ impl Runtime {
         }
         self.publish(clock::now());
         if self.handing_over {
-            self.datapath.leave_pinned();
+            self.datapath.leave_pinned()?;
         } else {
             self.datapath.detach()?;
         }
