@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Verb::Status(args) => cli::status::run(&args),
         Verb::Wait(args) => cli::wait::run(&args),
         Verb::Farm(args) => cli::farm::run(&args),
+        Verb::Doctor(args) => cli::doctor::run(&args, life::facts),
         Verb::Config(args) => cli::config::run(&args),
         Verb::Keygen(args) => cli::keygen::run(&args),
         Verb::Demo(args) => demo::run(&args),

@@ -2,5 +2,6 @@
 
 mod commands;
 mod demo;
+mod doctor;
 mod members;
 mod wires;

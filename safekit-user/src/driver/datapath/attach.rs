@@ -17,7 +17,7 @@ use super::{Error, Mode, ModeChoice};
 
 /// Drivers whose native XDP is missing or not what it seems. veth hands the stack a frame that keeps the packet type
 /// from before the filter rewrote its destination (measured on 6.18), so nothing passed would arrive.
-const GENERIC_DRIVERS: &[&str] = &[
+pub(super) const GENERIC_DRIVERS: &[&str] = &[
     "veth",
     "bridge",
     "macvlan",
@@ -138,7 +138,7 @@ fn is_taken(error: &ProgramError) -> bool {
 }
 
 /// bpffs refuses dots in names; an interface name never has a colon.
-fn link_pin(directory: &Path, interface: &str) -> PathBuf {
+pub(super) fn link_pin(directory: &Path, interface: &str) -> PathBuf {
     directory.join(format!("{LINK_PREFIX}{}", interface.replace('.', ":")))
 }
 

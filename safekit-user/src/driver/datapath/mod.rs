@@ -18,6 +18,7 @@ mod object;
 mod plan;
 mod sys;
 mod table;
+mod trial;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,7 +34,8 @@ pub use attach::{Attached, remove_pins};
 pub use counters::{Counter, Counters, Scope};
 pub use lease::LeaseClock;
 pub use plan::{Plan, PlanError, PlannedRule, PlannedVip, VirtualMac, bucket};
-pub use sys::ensure_bpffs;
+pub use sys::{ensure_bpffs, interface_request};
+pub use trial::{Trial, driver, generic_because, index_and_mac, is_pinned, tcx_programs, try_loading};
 
 use object::{LeaseValue, Object};
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub mod config;
+pub mod doctor;
 pub mod farm;
 pub mod keygen;
 pub mod status;
@@ -31,6 +32,8 @@ pub enum Verb {
     Wait(wait::WaitArgs),
     /// Look into a farm: who owns what, and why.
     Farm(farm::FarmArgs),
+    /// Look at this node, and say what keeps the farm from working and what to type next.
+    Doctor(doctor::DoctorArgs),
     /// Check or show a configuration file.
     Config(config::ConfigArgs),
     /// Make a cluster key.
