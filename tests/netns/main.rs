@@ -4,4 +4,5 @@ mod commands;
 mod demo;
 mod doctor;
 mod members;
+mod reload;
 mod wires;

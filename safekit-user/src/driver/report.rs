@@ -16,7 +16,7 @@ use crate::types::snapshot::{
     API_VERSION, CounterInfo, FarmInfo, GroupInfo, HeartbeatInfo, MemberState, NodeInfo, RuleInfo, Verdict,
     VirtualIpInfo,
 };
-use crate::types::{Command, Event, EventKind, GroupId, Instant, NodeId, NodeSet, Reply, Snapshot};
+use crate::types::{BootId, Command, Event, EventKind, GroupId, Instant, NodeId, NodeSet, Reply, Snapshot};
 
 /// The newest events that a snapshot carries.
 const EVENTS_MAX: usize = 128;
@@ -31,6 +31,7 @@ const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Reporter {
     config: Config,
     me: NodeId,
+    boot: BootId,
     realtime: bool,
     bucket_of: BucketOf,
     virtual_ips: BTreeMap<IpAddr, VirtualIpInfo>,
@@ -65,6 +66,7 @@ impl Reporter {
     pub fn new(
         config: Config,
         me: NodeId,
+        boot: BootId,
         realtime: bool,
         bucket_of: BucketOf,
         virtual_ips: Vec<VirtualIpInfo>,
@@ -72,6 +74,7 @@ impl Reporter {
         Self {
             config,
             me,
+            boot,
             realtime,
             bucket_of,
             virtual_ips: virtual_ips.into_iter().map(|info| (info.address, info)).collect(),
@@ -145,6 +148,7 @@ impl Reporter {
             api_version: API_VERSION.to_owned(),
             cluster: self.config.cluster.name.clone(),
             node: self.name(self.me).to_owned(),
+            boot: self.boot.to_string(),
             taken: now,
             verdict,
             summary: self.summary(verdict, engine, &peers),
@@ -155,6 +159,7 @@ impl Reporter {
             nodes: self.nodes(engine, &peers, now),
             farms: self.farms(engine),
             generation: 0,
+            changing: false,
             warnings: Vec::new(),
             events: self.events.iter().cloned().collect(),
         }
@@ -295,8 +300,8 @@ impl Reporter {
     pub fn answer(&self, command: &Command, engine: &Engine) -> Reply {
         match command {
             Command::Explain { client, port } => self.explain(engine, *client, *port),
-            Command::Status | Command::Watch => Reply::Refused {
-                error: "this command is answered from the snapshot".to_owned(),
+            Command::Status | Command::Watch | Command::Adjust { .. } | Command::Reload => Reply::Refused {
+                error: "this command is not answered by the reporter".to_owned(),
                 next_step: "report this as a defect".to_owned(),
             },
         }

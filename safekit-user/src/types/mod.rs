@@ -12,7 +12,7 @@ pub mod snapshot;
 pub mod time;
 
 pub use bits::BucketBits;
-pub use command::{Command, Reply};
+pub use command::{Command, Reply, Wish};
 pub use event::{Departure, Event, EventKind};
 pub use ids::{BootId, Bucket, GroupId, NetworkId, NodeId, NodeSet, Seq, ViewId};
 pub use key::ClusterKey;
