@@ -2,6 +2,7 @@
 
 pub mod bits;
 pub mod command;
+pub mod doctor;
 pub mod event;
 pub mod ids;
 pub mod key;
