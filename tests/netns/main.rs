@@ -2,6 +2,7 @@
 
 mod commands;
 mod demo;
+mod load;
 mod members;
 mod reload;
 mod wires;
