@@ -2,6 +2,7 @@
 
 pub mod fixture;
 pub mod lab;
+pub mod load;
 pub mod mutation;
 pub mod netns;
 pub mod packets;
