@@ -246,7 +246,8 @@ impl Topology {
         ip_batch(&self.switch_name(), &batch)
     }
 
-    fn switch_name(&self) -> String {
+    /// The namespace that the bridges live in.
+    pub fn switch_name(&self) -> String {
         self.name_of("sw")
     }
 
