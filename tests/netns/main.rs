@@ -3,4 +3,5 @@
 mod commands;
 mod demo;
 mod members;
+mod reload;
 mod wires;

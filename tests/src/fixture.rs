@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use aya::programs::TestRunOptions;
 use safekit::config::{
-    Balance, Cluster, Config, Delivery, Farm, Module, Network, Node, Protocol, Rule, VirtualIp,
+    self, Balance, Cluster, Config, Delivery, Farm, Group, Module, Network, Node, Ports, Protocol, Rule,
+    Share, VirtualIp,
 };
 use safekit::driver::datapath::{Counter, Datapath, Plan, VirtualMac};
 use safekit::engine::farm::Table;
@@ -36,15 +37,25 @@ pub const PORT_UDP: u16 = 53;
 
 /// Two farms; the first is of the other node only, so that groups and places in maps differ.
 pub fn config() -> Config {
-    let rule = |protocol, port, balance| Rule { protocol, port, balance };
+    let rule = |group, protocol, port, balance| Rule {
+        protocol,
+        ports: Ports::one(port),
+        balance,
+        evidence: config::Evidence::Sockets,
+        group,
+    };
     let vip = |address: IpAddr, interface: &str| VirtualIp { address, interface: interface.into() };
     let node = |name: &str| Node { name: name.into(), addresses: vec![Some(Ipv4Addr::LOCALHOST.into())] };
+    let group =
+        |id, module: &str, weights| Group { id, module: module.into(), share: Share::Weighted(weights) };
     let elsewhere = Farm {
         name: "elsewhere".into(),
         nodes: vec![NodeId(1)],
         virtual_ips: vec![vip(Ipv4Addr::new(10, 97, 0, 100).into(), "eth0")],
         delivery: Delivery::Flood,
-        rules: vec![rule(Protocol::Tcp, 25, Balance::Client)],
+        rules: vec![rule(GroupId(0), Protocol::Tcp, 25, Balance::Client)],
+        group: GroupId(0),
+        drain_timeout: Duration::ZERO,
     };
     let www = Farm {
         name: "www".into(),
@@ -56,11 +67,13 @@ pub fn config() -> Config {
         ],
         delivery: Delivery::Flood,
         rules: vec![
-            rule(Protocol::Tcp, PORT_CONNECTION, Balance::Connection),
-            rule(Protocol::Tcp, PORT_CLIENT, Balance::Client),
-            rule(Protocol::Tcp, PORT_NETWORK, Balance::ClientNetwork),
-            rule(Protocol::Udp, PORT_UDP, Balance::Connection),
+            rule(GROUP, Protocol::Tcp, PORT_CONNECTION, Balance::Connection),
+            rule(GROUP, Protocol::Tcp, PORT_CLIENT, Balance::Client),
+            rule(GROUP, Protocol::Tcp, PORT_NETWORK, Balance::NETWORK),
+            rule(GROUP, Protocol::Udp, PORT_UDP, Balance::Connection),
         ],
+        group: GROUP,
+        drain_timeout: Duration::ZERO,
     };
     let timing = Timing {
         interval: Duration::from_millis(25),
@@ -76,6 +89,7 @@ pub fn config() -> Config {
             timing,
         },
         modules: vec![Module::Farm(elsewhere), Module::Farm(www)],
+        groups: vec![group(GroupId(0), "elsewhere", vec![0, 1]), group(GROUP, "www", vec![1, 1])],
     }
 }
 
@@ -231,7 +245,7 @@ impl Host {
             pad: [0; 4],
         });
         let rules = plan.rules.iter().zip(0u16..).map(|(rule, index)| abi::Rule {
-            key: abi::RuleKey::new(rule.vip, protocol_number(rule.protocol), rule.port),
+            key: abi::RuleKey::new(rule.vip, protocol_number(rule.protocol), rule.ports.first),
             index,
             group: rule.group.0,
             balance: balance(rule.balance),
@@ -331,6 +345,6 @@ fn balance(balance: Balance) -> abi::Balance {
     match balance {
         Balance::Connection => abi::Balance::Connection,
         Balance::Client => abi::Balance::Client,
-        Balance::ClientNetwork => abi::Balance::ClientNetwork,
+        Balance::ClientNetwork { .. } => abi::Balance::ClientNetwork,
     }
 }

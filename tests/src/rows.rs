@@ -145,7 +145,7 @@ fn tcp4() -> Vec<Row> {
             0,
         ),
         row("tcp by network", tcp(PORT_NETWORK, SYN), Expect::Opening).of(
-            Balance::ClientNetwork,
+            Balance::NETWORK,
             Ipv4Addr::new(10, 99, 0, 0),
             0,
         ),
@@ -154,7 +154,7 @@ fn tcp4() -> Vec<Row> {
             ethernet(VIRTUAL_MAC).ipv4(Ipv4Addr::new(10, 99, 0, 250), VIP).tcp(9, PORT_NETWORK, ACK).build(),
             Expect::Established,
         )
-        .of(Balance::ClientNetwork, Ipv4Addr::new(10, 99, 0, 0), 0),
+        .of(Balance::NETWORK, Ipv4Addr::new(10, 99, 0, 0), 0),
         row("tcp to a port without a rule", tcp(81, SYN), Expect::Always(Action::Drop, Reason::NoRule)),
         row("tcp to port 0", tcp(0, SYN), Expect::Always(Action::Drop, Reason::NoRule)),
         row(
@@ -255,7 +255,7 @@ fn ipv6() -> Vec<Row> {
             0,
         ),
         row("ipv6 tcp by network", v6().tcp(PORT, PORT_NETWORK, SYN).build(), Expect::Opening).of(
-            Balance::ClientNetwork,
+            Balance::NETWORK,
             Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0),
             0,
         ),

@@ -8,16 +8,13 @@ use std::net::IpAddr;
 
 use ring::digest::{Context, SHA256};
 
-use super::{Balance, Config, Delivery, Farm, Module, Protocol, Rule};
+use super::{Balance, Config, Delivery, Evidence, Farm, Module, Protocol, Rule, Share};
 
 /// Buckets of a rule group.
 pub const BUCKETS: u32 = 65_536;
 
 /// Changes whenever the same file would lead to other owners or other verdicts.
-const ALGORITHM: &str = "safekit ownership 1";
-
-/// The weight of each member; a rule cannot yet say another.
-const WEIGHT_DEFAULT: u32 = 1;
+const ALGORITHM: &str = "safekit ownership 2";
 
 pub fn ownership_hash(config: &Config) -> u64 {
     let mut hasher = Hasher(Context::new(&SHA256));
@@ -31,6 +28,7 @@ pub fn ownership_hash(config: &Config) -> u64 {
     hasher.list(&config.modules, |hasher, module| match module {
         Module::Farm(farm) => hasher.farm(farm),
     });
+    hasher.list(&config.groups, |hasher, group| hasher.share(&group.share));
     hasher.finish()
 }
 
@@ -59,16 +57,16 @@ impl Hasher {
     fn farm(&mut self, farm: &Farm) {
         self.text("farm");
         self.text(&farm.name);
-        self.list(&farm.nodes, |hasher, node| {
-            hasher.number(node.0.into());
-            hasher.number(WEIGHT_DEFAULT.into());
-        });
+        self.list(&farm.nodes, |hasher, node| hasher.number(node.0.into()));
+        self.number(farm.group.0.into());
         self.list(&farm.virtual_ips, |hasher, vip| match vip.address {
             IpAddr::V4(address) => hasher.bytes(&address.octets()),
             IpAddr::V6(address) => hasher.bytes(&address.octets()),
         });
         self.number(match farm.delivery {
             Delivery::Flood => 1,
+            Delivery::Multicast => 2,
+            Delivery::Directed => 3,
         });
         self.list(&farm.rules, Self::rule);
     }
@@ -78,12 +76,32 @@ impl Hasher {
             Protocol::Tcp => 6,
             Protocol::Udp => 17,
         });
-        self.number(rule.port.into());
-        self.number(match rule.balance {
-            Balance::Connection => 1,
-            Balance::Client => 2,
-            Balance::ClientNetwork => 3,
+        self.number(rule.ports.first.into());
+        self.number(rule.ports.last.into());
+        let (balance, ipv4, ipv6) = match rule.balance {
+            Balance::Connection => (1, 0, 0),
+            Balance::Client => (2, 0, 0),
+            Balance::ClientNetwork { ipv4, ipv6 } => (3, ipv4, ipv6),
+        };
+        [balance, ipv4, ipv6].into_iter().for_each(|number| self.number(number.into()));
+        self.number(match rule.evidence {
+            Evidence::Sockets => 1,
+            Evidence::Flows => 2,
         });
+        self.number(rule.group.0.into());
+    }
+
+    fn share(&mut self, share: &Share) {
+        match share {
+            Share::Weighted(weights) => {
+                self.number(1);
+                self.list(weights, |hasher, weight| hasher.number((*weight).into()));
+            }
+            Share::Cascade(line) => {
+                self.number(2);
+                self.list(line, |hasher, node| hasher.number(node.0.into()));
+            }
+        }
     }
 
     fn finish(self) -> u64 {
@@ -101,7 +119,7 @@ mod tests {
     /// A rolling upgrade keeps nodes in one view only while this number stays: change [`ALGORITHM`] with it.
     #[test]
     fn the_number_of_a_known_file_is_pinned() {
-        assert_eq!(ownership_hash(&parsed(FARM)), 8_947_876_265_834_330_502);
+        assert_eq!(ownership_hash(&parsed(FARM)), 17_624_914_195_825_915_153);
     }
 
     #[test]
@@ -116,6 +134,12 @@ mod tests {
             ("protocol: tcp, port: 80", "protocol: udp, port: 80"),
             ("balance: client ", "balance: client_network "),
             ("kind: farm", "kind: farm\n    nodes: [web1]"),
+            ("kind: farm", "kind: farm\n    weights: { web2: 2 }"),
+            ("kind: farm", "kind: farm\n    delivery: directed"),
+            ("balance: client ", "balance: client, evidence: flows "),
+            ("balance: client ", "balance: client, nodes: [web2] "),
+            ("balance: client ", "balance: client, cascade: [web2, web1] "),
+            ("port: 80,", "port: 80-89,"),
         ] {
             let changed = FARM.replace(from, to);
             assert_ne!(changed, FARM, "{from} is in the file");

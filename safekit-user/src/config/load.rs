@@ -75,11 +75,13 @@ fn config(root: &Node, folder: &Path, findings: &mut Findings) -> Option<Config>
         node_addresses,
         names: Unique::default(),
         virtual_ips: Unique::default(),
+        groups: Vec::new(),
     };
     let modules = fields
         .required("modules", "modules: [{ name: www, kind: farm, … }]", findings)
         .and_then(|node| modules(node, &mut surroundings, findings));
-    Some(Config { cluster: cluster?, modules: modules? })
+    let groups = surroundings.groups;
+    Some(Config { cluster: cluster?, modules: modules?, groups })
 }
 
 fn read(path: &Path, name: &str) -> Result<Vec<u8>, ConfigErrors> {

@@ -8,6 +8,7 @@ mod hash;
 pub mod key;
 mod load;
 mod module;
+mod rule;
 mod show;
 mod tree;
 
@@ -20,12 +21,25 @@ pub use hash::{BUCKETS, ownership_hash};
 pub use load::{CONFIG_FILE_DEFAULT, load, parse};
 pub use show::effective;
 
+use std::time::Duration;
+
+pub use crate::types::Share;
 use crate::types::{GroupId, NetworkId, NodeId, Timing};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub cluster: Cluster,
     pub modules: Vec<Module>,
+    /// The rule groups of all farms; [`GroupId`] is the index. The same on every node, whichever farms it takes part in.
+    pub groups: Vec<Group>,
+}
+
+/// Rules of one farm whose traffic is shared out in one way: they have one table of buckets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    pub id: GroupId,
+    pub module: String,
+    pub share: Share,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -65,8 +79,12 @@ pub struct Farm {
     /// At least one; unique over the whole file.
     pub virtual_ips: Vec<VirtualIp>,
     pub delivery: Delivery,
-    /// At least one; protocol and port unique within the module.
+    /// At least one. Of two that cover a port the narrower counts; they are never equal.
     pub rules: Vec<Rule>,
+    /// Of rules that say nothing else, of the answers to "who has the virtual IP", and of echo.
+    pub group: GroupId,
+    /// How long a clean stop waits for live connections.
+    pub drain_timeout: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,17 +93,66 @@ pub struct VirtualIp {
     pub interface: String,
 }
 
+/// How every packet reaches every node, or its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
+    /// By a unicast MAC that no switch learns.
     Flood,
+    /// By a multicast MAC whose group the nodes join.
+    Multicast,
+    /// To one node's own MAC; that node sends on what is not its own.
+    Directed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     pub protocol: Protocol,
-    /// 1 to 65,535.
-    pub port: u16,
+    pub ports: Ports,
     pub balance: Balance,
+    pub evidence: Evidence,
+    pub group: GroupId,
+}
+
+/// From `first` to `last`, both included; 1 to 65,535.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ports {
+    pub first: u16,
+    pub last: u16,
+}
+
+impl Ports {
+    pub const ANY: Self = Self { first: 1, last: u16::MAX };
+
+    pub const fn one(port: u16) -> Self {
+        Self { first: port, last: port }
+    }
+
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+
+    pub const fn width(self) -> u16 {
+        self.last - self.first
+    }
+}
+
+impl std::fmt::Display for Ports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ports if *ports == Self::ANY => f.write_str("any"),
+            Self { first, last } if first == last => write!(f, "{first}"),
+            Self { first, last } => write!(f, "{first}-{last}"),
+        }
+    }
+}
+
+/// By what a node knows the packets of its own sessions while their bucket moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// TCP: the kernel has a socket for the connection. UDP: nothing; it moves with its bucket.
+    Sockets,
+    /// The filter has seen the session begin: for sockets that live in another network namespace, and for UDP.
+    Flows,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,8 +168,13 @@ pub enum Balance {
     Connection,
     /// Address: all connections of a client go to one node.
     Client,
-    /// The client's network: /24 for IPv4, /64 for IPv6.
-    ClientNetwork,
+    /// The client's network, by the length of its prefix in bits.
+    ClientNetwork { ipv4: u8, ipv6: u8 },
+}
+
+impl Balance {
+    /// The /24 of an IPv4 client, the /64 of an IPv6 one.
+    pub const NETWORK: Self = Self::ClientNetwork { ipv4: 24, ipv6: 64 };
 }
 
 impl Config {
@@ -110,13 +182,22 @@ impl Config {
         self.cluster.nodes.iter().position(|node| node.name == name).map(|index| NodeId(index as u8))
     }
 
-    pub fn networks(&self) -> impl Iterator<Item = (NetworkId, &Network)> {
-        self.cluster.networks.iter().enumerate().map(|(index, network)| (NetworkId(index as u8), network))
+    pub fn name(&self, node: NodeId) -> &str {
+        &self.cluster.nodes[usize::from(node.0)].name
     }
 
-    /// The rule group of each farm: the same number on every node, whichever farms it takes part in.
-    pub fn farm_groups(&self) -> impl Iterator<Item = (GroupId, &Farm)> {
-        self.farms().enumerate().map(|(index, farm)| (GroupId(index as u16), farm))
+    /// How a group of this configuration is shared out.
+    pub fn share(&self, group: GroupId) -> &Share {
+        &self.groups[usize::from(group.0)].share
+    }
+
+    /// How long a clean stop of this node waits for live connections: as long as its most patient farm.
+    pub fn drain_timeout(&self) -> Duration {
+        self.farms().map(|farm| farm.drain_timeout).max().unwrap_or_default()
+    }
+
+    pub fn networks(&self) -> impl Iterator<Item = (NetworkId, &Network)> {
+        self.cluster.networks.iter().enumerate().map(|(index, network)| (NetworkId(index as u8), network))
     }
 
     pub fn farms(&self) -> impl Iterator<Item = &Farm> {

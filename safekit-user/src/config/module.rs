@@ -1,24 +1,25 @@
 //! The section `modules`: what the cluster keeps available.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::cluster::{Addresses, unique_name};
-use super::decode::{Fields, Keys, Unique, choice, ip, list, port, text, word};
+use super::decode::{Fields, Keys, Unique, choice, duration, ip, list, text, word};
 use super::error::{Findings, meant_or_allowed, quoted};
+use super::rule::{Sharing, rules, weights};
 use super::tree::{Node, Value};
-use super::{Balance, Delivery, Farm, Module, Protocol, Rule, VirtualIp};
+use super::{Delivery, Farm, Group, Module, Share, VirtualIp};
 use crate::types::NodeId;
 
 /// A farm is a rule group, and the filter holds so many.
 const MODULES_MAX: usize = 64;
 const VIRTUAL_IPS_MAX: usize = 32;
-const RULES_MAX: usize = 64;
 /// IFNAMSIZ of the kernel, less its closing zero.
 const INTERFACE_BYTES_MAX: usize = 15;
 
 const MODULE: Keys = Keys {
     of: "a module",
-    known: &["name", "kind", "nodes", "virtual_ips", "delivery", "rules"],
+    known: &["name", "kind", "nodes", "weights", "virtual_ips", "delivery", "drain_timeout", "rules"],
     later: &[
         "scripts",
         "services",
@@ -33,9 +34,6 @@ const MODULE: Keys = Keys {
     ],
 };
 const VIRTUAL_IP: Keys = Keys { of: "a virtual IP", known: &["address", "interface"], later: &[] };
-const RULE: Keys =
-    Keys { of: "a rule", known: &["protocol", "port", "balance"], later: &["weights", "nodes", "evidence"] };
-
 #[derive(Clone, Copy)]
 enum Kind {
     Farm,
@@ -43,31 +41,15 @@ enum Kind {
 
 const KINDS: [(&str, Kind); 1] = [("farm", Kind::Farm)];
 const KINDS_LATER: [&str; 2] = ["mirror", "light"];
-const DELIVERIES: [(&str, Delivery); 1] = [("flood", Delivery::Flood)];
-const DELIVERIES_LATER: [&str; 2] = ["multicast", "directed"];
-const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
-const BALANCES: [(&str, Balance); 3] = [
-    ("connection", Balance::Connection),
-    ("client", Balance::Client),
-    ("client_network", Balance::ClientNetwork),
-];
+const DELIVERIES: [(&str, Delivery); 3] =
+    [("flood", Delivery::Flood), ("multicast", Delivery::Multicast), ("directed", Delivery::Directed)];
+/// What a clean stop waits for connections where the module says nothing.
+const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 
 impl Delivery {
-    /// The word of the configuration file, as for the others below.
+    /// The word of the configuration file.
     pub fn name(self) -> &'static str {
         word(&DELIVERIES, &self)
-    }
-}
-
-impl Protocol {
-    pub fn name(self) -> &'static str {
-        word(&PROTOCOLS, &self)
-    }
-}
-
-impl Balance {
-    pub fn name(self) -> &'static str {
-        word(&BALANCES, &self)
     }
 }
 
@@ -78,6 +60,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) node_addresses: Addresses,
     pub(super) names: Unique<String>,
     pub(super) virtual_ips: Unique<IpAddr>,
+    /// Of the modules so far.
+    pub(super) groups: Vec<Group>,
 }
 
 pub(super) fn modules(
@@ -126,17 +110,67 @@ fn farm(fields: &Fields<'_>, surroundings: &mut Surroundings<'_>, findings: &mut
     let virtual_ips = fields
         .required("virtual_ips", "virtual_ips: [{ address: 10.99.0.100, interface: eth0 }]", findings)
         .and_then(|node| virtual_ips(node, surroundings, findings));
-    let delivery = fields.optional("delivery").map_or(Some(Delivery::Flood), |node| {
-        choice(node, "delivery", &DELIVERIES, &DELIVERIES_LATER, findings)
-    });
-    let rules = fields
-        .required("rules", "rules: [{ protocol: tcp, port: 80 }]", findings)
-        .and_then(|node| rules(node, findings));
-    Some(Farm { name: name?, nodes: nodes?, virtual_ips: virtual_ips?, delivery: delivery?, rules: rules? })
+    let delivery = fields
+        .optional("delivery")
+        .map_or(Some(Delivery::Flood), |node| choice(node, "delivery", &DELIVERIES, &[], findings));
+    let drain_timeout = fields
+        .optional("drain_timeout")
+        .map_or(Some(DRAIN_TIMEOUT_DEFAULT), |node| duration(node, "drain_timeout", findings));
+    let share = own_share(fields, surroundings.nodes, nodes.as_deref(), findings);
+    let (group, rules) = {
+        let mut sharing = Sharing::new(name.as_deref(), share, nodes.as_deref(), surroundings, fields.mark());
+        let rules = fields
+            .required("rules", "rules: [{ protocol: tcp, port: 80 }]", findings)
+            .and_then(|node| rules(node, &mut sharing, findings));
+        (sharing.own_group(findings), rules)
+    };
+    Some(Farm {
+        name: name?,
+        nodes: nodes?,
+        virtual_ips: virtual_ips?,
+        delivery: delivery?,
+        rules: rules?,
+        group: group?,
+        drain_timeout: drain_timeout?,
+    })
 }
 
-fn members(node: &Node, nodes: Option<&[super::Node]>, findings: &mut Findings) -> Option<Vec<NodeId>> {
-    let items = list(node, "nodes", usize::from(u8::MAX), "web1", findings)?;
+/// Each member weighs 1 where the module says nothing.
+fn own_share(
+    fields: &Fields<'_>,
+    nodes: Option<&[super::Node]>,
+    members: Option<&[NodeId]>,
+    findings: &mut Findings,
+) -> Option<Share> {
+    let of_module = nodes.zip(members);
+    let weight = |members: &[NodeId], index| u32::from(members.contains(&NodeId(index as u8)));
+    let ones = of_module
+        .map(|(nodes, members)| (0..nodes.len()).map(|index| weight(members, index)).collect::<Vec<_>>());
+    match fields.optional("weights") {
+        Some(node) => weights(node, nodes, members, ones.unwrap_or_default(), findings),
+        None => ones.map(Share::Weighted),
+    }
+}
+
+/// In the order of the cluster.
+pub(super) fn members(
+    node: &Node,
+    nodes: Option<&[super::Node]>,
+    findings: &mut Findings,
+) -> Option<Vec<NodeId>> {
+    let mut members = line(node, "nodes", nodes, findings)?;
+    members.sort_unstable();
+    Some(members)
+}
+
+/// Names of nodes, each once, in the order of the list.
+pub(super) fn line(
+    node: &Node,
+    what: &str,
+    nodes: Option<&[super::Node]>,
+    findings: &mut Findings,
+) -> Option<Vec<NodeId>> {
+    let items = list(node, what, usize::from(u8::MAX), "web1", findings)?;
     let mut seen = Unique::default();
     let mut members = Vec::new();
     for item in items {
@@ -152,13 +186,12 @@ fn members(node: &Node, nodes: Option<&[super::Node]>, findings: &mut Findings) 
             findings.add_duplicate(
                 item.mark,
                 first,
-                format!("`{name}` is twice in `nodes`"),
+                format!("`{name}` is twice in `{what}`"),
                 "keep one of them",
             );
         }
         members.push(NodeId(index as u8));
     }
-    members.sort_unstable();
     nodes.map(|_| members)
 }
 
@@ -223,29 +256,4 @@ fn interface(node: &Node, findings: &mut Findings) -> Option<String> {
         return None;
     }
     Some(name.to_owned())
-}
-
-fn rules(node: &Node, findings: &mut Findings) -> Option<Vec<Rule>> {
-    let items = list(node, "rules", RULES_MAX, "{ protocol: tcp, port: 80 }", findings)?;
-    let mut seen = Unique::default();
-    let rules: Vec<_> = items.iter().map(|item| rule(item, &mut seen, findings)).collect();
-    rules.into_iter().collect()
-}
-
-fn rule(node: &Node, seen: &mut Unique<(&'static str, u16)>, findings: &mut Findings) -> Option<Rule> {
-    let fields = Fields::open(node, &RULE, findings)?;
-    let protocol = fields
-        .required("protocol", "protocol: tcp", findings)
-        .and_then(|node| choice(node, "protocol", &PROTOCOLS, &[], findings));
-    let port = fields.required("port", "port: 80", findings).and_then(|node| port(node, findings));
-    let balance = fields
-        .optional("balance")
-        .map_or(Some(Balance::Connection), |node| choice(node, "balance", &BALANCES, &[], findings));
-    let rule = Rule { protocol: protocol?, port: port?, balance: balance? };
-    let protocol = rule.protocol.name();
-    if let Err(first) = seen.insert((protocol, rule.port), node.mark) {
-        let message = format!("two rules are for {protocol} port {}", rule.port);
-        findings.add_duplicate(node.mark, first, message, "keep one of them");
-    }
-    Some(rule)
 }

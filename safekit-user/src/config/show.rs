@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::cluster::PROFILES;
-use super::{Config, Farm, Module, duration};
-use crate::types::{NodeId, Timing};
+use super::{Balance, Config, Farm, Module, Ports, Rule, Share, duration};
+use crate::types::{GroupId, NodeId, Timing};
 
 /// YAML that [`super::parse`] takes.
 pub fn effective(config: &Config) -> String {
@@ -50,9 +50,11 @@ struct ModuleView<'c> {
     name: &'c str,
     kind: &'static str,
     nodes: Vec<&'c str>,
+    weights: serde_yaml::Mapping,
     virtual_ips: Vec<VirtualIpView<'c>>,
     delivery: &'static str,
-    rules: Vec<RuleView>,
+    drain_timeout: String,
+    rules: Vec<RuleView<'c>>,
 }
 
 #[derive(Serialize)]
@@ -62,10 +64,37 @@ struct VirtualIpView<'c> {
 }
 
 #[derive(Serialize)]
-struct RuleView {
+struct RuleView<'c> {
     protocol: &'static str,
-    port: u16,
+    port: PortView,
     balance: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefix: Option<PrefixView>,
+    evidence: &'static str,
+    #[serde(flatten)]
+    share: ShareView<'c>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum PortView {
+    One(u16),
+    More(String),
+}
+
+#[derive(Serialize)]
+struct PrefixView {
+    ipv4: u8,
+    ipv6: u8,
+}
+
+/// Nothing for a rule that goes by its module's share.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ShareView<'c> {
+    Module {},
+    Weighted { nodes: Vec<&'c str>, weights: serde_yaml::Mapping },
+    Cascade { cascade: Vec<&'c str> },
 }
 
 impl<'c> FileView<'c> {
@@ -116,26 +145,62 @@ impl HeartbeatView {
 
 impl<'c> ModuleView<'c> {
     fn of(farm: &'c Farm, config: &'c Config) -> Self {
-        let name = |node: &NodeId| config.cluster.nodes[usize::from(node.0)].name.as_str();
+        let Share::Weighted(weights) = config.share(farm.group) else {
+            unreachable!("a module's own share is made of weights");
+        };
         Self {
             name: &farm.name,
             kind: "farm",
-            nodes: farm.nodes.iter().map(name).collect(),
+            nodes: farm.nodes.iter().map(|node| config.name(*node)).collect(),
+            weights: weights_view(weights, farm.nodes.iter().copied(), config),
             virtual_ips: farm
                 .virtual_ips
                 .iter()
                 .map(|vip| VirtualIpView { address: vip.address.to_string(), interface: &vip.interface })
                 .collect(),
             delivery: farm.delivery.name(),
-            rules: farm
-                .rules
-                .iter()
-                .map(|rule| RuleView {
-                    protocol: rule.protocol.name(),
-                    port: rule.port,
-                    balance: rule.balance.name(),
-                })
-                .collect(),
+            drain_timeout: duration::print(farm.drain_timeout),
+            rules: farm.rules.iter().map(|rule| RuleView::of(rule, farm.group, config)).collect(),
+        }
+    }
+}
+
+fn weights_view(
+    weights: &[u32],
+    nodes: impl Iterator<Item = NodeId>,
+    config: &Config,
+) -> serde_yaml::Mapping {
+    nodes.map(|node| (config.name(node).into(), weights[usize::from(node.0)].into())).collect()
+}
+
+impl<'c> RuleView<'c> {
+    fn of(rule: &'c Rule, own: GroupId, config: &'c Config) -> Self {
+        Self {
+            protocol: rule.protocol.name(),
+            port: match rule.ports {
+                Ports { first, last } if first == last => PortView::One(first),
+                ports => PortView::More(ports.to_string()),
+            },
+            balance: rule.balance.name(),
+            prefix: match rule.balance {
+                Balance::ClientNetwork { ipv4, ipv6 } => Some(PrefixView { ipv4, ipv6 }),
+                Balance::Connection | Balance::Client => None,
+            },
+            evidence: rule.evidence.name(),
+            share: match config.share(rule.group) {
+                _ if rule.group == own => ShareView::Module {},
+                Share::Weighted(weights) => {
+                    let there = (0..weights.len()).filter(|node| weights[*node] > 0);
+                    let nodes: Vec<_> = there.map(|node| NodeId(node as u8)).collect();
+                    ShareView::Weighted {
+                        nodes: nodes.iter().map(|node| config.name(*node)).collect(),
+                        weights: weights_view(weights, nodes.into_iter(), config),
+                    }
+                }
+                Share::Cascade(line) => {
+                    ShareView::Cascade { cascade: line.iter().map(|node| config.name(*node)).collect() }
+                }
+            },
         }
     }
 }

@@ -32,6 +32,14 @@ pub(super) fn parsed(text: &str) -> Config {
     parse(text, "/etc/safekit/farm.yaml").unwrap_or_else(|errors| panic!("{errors}"))
 }
 
+fn rule(protocol: Protocol, port: u16, balance: Balance) -> Rule {
+    Rule { protocol, ports: Ports::one(port), balance, evidence: Evidence::Sockets, group: GroupId(0) }
+}
+
+fn group(id: u16, share: Share) -> Group {
+    Group { id: GroupId(id), module: "www".into(), share }
+}
+
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
@@ -62,12 +70,48 @@ fn a_file_becomes_the_model() {
             virtual_ips: vec![VirtualIp { address: ip("10.99.0.100"), interface: "eth0".into() }],
             delivery: Delivery::Flood,
             rules: vec![
-                Rule { protocol: Protocol::Tcp, port: 80, balance: Balance::Client },
-                Rule { protocol: Protocol::Udp, port: 53, balance: Balance::Connection },
+                rule(Protocol::Tcp, 80, Balance::Client),
+                rule(Protocol::Udp, 53, Balance::Connection),
             ],
+            group: GroupId(0),
+            drain_timeout: Duration::from_secs(10),
         })],
+        groups: vec![group(0, Share::Weighted(vec![1, 1]))],
     };
     assert_eq!(parsed(FARM), expected);
+}
+
+/// Everything that rules can say.
+const RULES: &str = "      - { protocol: tcp, port: 80 }
+      - { protocol: tcp, port: 8000-8099, balance: client_network, prefix: { ipv4: 20, ipv6: 48 } }
+      - { protocol: tcp, port: 8080, weights: { web2: 3 } }
+      - { protocol: udp, port: any, nodes: [web2], evidence: flows }
+      - { protocol: udp, port: 53, cascade: [web2, web1] }
+      - { protocol: udp, port: 54, nodes: [web1, web2], weights: { web2: 3 } }
+";
+
+fn with_rules() -> String {
+    let rules = FARM.find("      - { protocol").expect("there are rules");
+    format!("{}{RULES}", FARM[..rules].replace("kind: farm", "kind: farm\n    weights: { web1: 0 }"))
+}
+
+#[test]
+fn rules_that_share_alike_share_a_group() {
+    let config = parsed(&with_rules());
+    let farm = config.farms().next().unwrap();
+    let ports: Vec<String> = farm.rules.iter().map(|rule| rule.ports.to_string()).collect();
+    assert_eq!(ports, ["80", "8000-8099", "8080", "any", "53", "54"]);
+    let groups: Vec<u16> = farm.rules.iter().map(|rule| rule.group.0).collect();
+    assert_eq!(groups, [0, 0, 1, 0, 2, 3], "web2 alone is what the module's own weights say, too");
+    assert_eq!(farm.rules[1].balance, Balance::ClientNetwork { ipv4: 20, ipv6: 48 });
+    assert_eq!(farm.rules[3].evidence, Evidence::Flows);
+    let expected = [
+        group(0, Share::Weighted(vec![0, 1])),
+        group(1, Share::Weighted(vec![0, 3])),
+        group(2, Share::Cascade(vec![NodeId(1), NodeId(0)])),
+        group(3, Share::Weighted(vec![1, 3])),
+    ];
+    assert_eq!(config.groups, expected);
 }
 
 #[test]
@@ -80,11 +124,29 @@ fn the_sample_is_a_farm() {
 }
 
 #[test]
+fn the_sample_of_rules_says_what_its_comments_say() {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/farm-rules.yaml");
+    let config = load(&sample).unwrap_or_else(|errors| panic!("{errors}"));
+    let farm = config.farms().next().unwrap();
+    let share = |port: u16, protocol| {
+        let rules = farm.rules.iter().filter(|rule| rule.protocol == protocol && rule.ports.contains(port));
+        config.share(rules.min_by_key(|rule| rule.ports.width()).unwrap().group)
+    };
+    assert_eq!(*share(80, Protocol::Tcp), Share::Weighted(vec![4, 4, 1, 0]));
+    assert_eq!(*share(443, Protocol::Tcp), Share::Weighted(vec![4, 4, 0, 0]));
+    assert_eq!(*share(22, Protocol::Tcp), Share::Weighted(vec![4, 4, 0, 0]));
+    assert_eq!(*share(9, Protocol::Tcp), Share::Weighted(vec![0, 0, 1, 0]));
+    assert_eq!(*share(514, Protocol::Udp), Share::Cascade(vec![NodeId(3), NodeId(0)]));
+}
+
+#[test]
 fn what_is_shown_reads_as_the_same() {
     let own_times = "heartbeat: { interval: 20ms, timeout: 1s, lease: 90ms }";
     let ipv6 = FARM.replace("10.99.0.100", "fd00::64");
     let unlucky_names = FARM.replace("web1", "no").replace("web2", "\"7\"").replace("shop", "\"1e3\"");
-    for text in [FARM, &FARM.replace("heartbeat: { profile: fast }", own_times), &ipv6, &unlucky_names] {
+    for text in
+        [FARM, &with_rules(), &FARM.replace("heartbeat: { profile: fast }", own_times), &ipv6, &unlucky_names]
+    {
         let config = parsed(text);
         let shown = effective(&config);
         assert_eq!(parsed(&shown), config, "{shown}");

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::inbox::{Inbox, Request};
 use super::{clock, connections};
-use crate::config::{Balance, Config, Protocol};
+use crate::config::{Balance, Config, Protocol, Rule};
 use crate::engine::farm::Table;
 use crate::types::{Bucket, BucketBits, GroupId};
 
@@ -22,7 +22,8 @@ const CENSUSES_MAX: usize = 1;
 
 /// Where a connection of a farm's TCP rule falls.
 pub struct Places {
-    rules: HashMap<(IpAddr, u16), (GroupId, Balance)>,
+    /// By virtual IP, the narrowest first: that is the one that counts.
+    rules: HashMap<IpAddr, Vec<Rule>>,
     bucket_of: BucketOf,
 }
 
@@ -31,20 +32,22 @@ pub type BucketOf = Box<dyn Fn(Balance, IpAddr, u16) -> Bucket + Send>;
 
 impl Places {
     pub fn new(config: &Config, bucket_of: BucketOf) -> Self {
-        let mut rules = HashMap::new();
-        for (group, farm) in config.farm_groups() {
-            for rule in farm.rules.iter().filter(|rule| rule.protocol == Protocol::Tcp) {
-                for vip in &farm.virtual_ips {
-                    rules.insert((vip.address, rule.port), (group, rule.balance));
-                }
+        let mut rules: HashMap<_, Vec<_>> = HashMap::new();
+        for farm in config.farms() {
+            let mut of_tcp: Vec<Rule> =
+                farm.rules.iter().filter(|rule| rule.protocol == Protocol::Tcp).cloned().collect();
+            of_tcp.sort_by_key(|rule| rule.ports.width());
+            for vip in &farm.virtual_ips {
+                rules.insert(vip.address, of_tcp.clone());
             }
         }
         Self { rules, bucket_of }
     }
 
     fn place(&self, connection: &connections::Connection) -> Option<(GroupId, Bucket)> {
-        let (group, balance) = *self.rules.get(&(connection.local, connection.local_port))?;
-        Some((group, (self.bucket_of)(balance, connection.peer, connection.peer_port)))
+        let rules = self.rules.get(&connection.local)?;
+        let rule = rules.iter().find(|rule| rule.ports.contains(connection.local_port))?;
+        Some((rule.group, (self.bucket_of)(rule.balance, connection.peer, connection.peer_port)))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -24,9 +25,6 @@ use crate::engine::reach::Reach;
 use crate::types::snapshot::VirtualIpInfo;
 use crate::types::{BootId, NodeId, Snapshot};
 use crate::wire::seal::{Opener, Sealer, derive_hash_key};
-
-/// A clean stop lets requests under way finish, and does not wait for idle connections.
-const LEAVE_DRAIN_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -104,6 +102,7 @@ impl Life {
         let mut reporter = Reporter::new(
             self.config.clone(),
             self.me,
+            self.boot,
             realtime,
             bucket_of(plan),
             self.virtual_ips(plan, &datapath),
@@ -137,6 +136,7 @@ impl Life {
                     reach: Reach::new(nodes),
                     on_virtual_ip,
                     snapshots,
+                    handing_over: false,
                 };
                 // Nobody waits any more when the process is being killed.
                 let _unheard = done.send(runtime.run());
@@ -218,17 +218,28 @@ impl Life {
 }
 
 impl Running {
-    /// Waits for the heartbeat thread, then takes the addresses down.
-    pub async fn ended(mut self) -> Result<(), Error> {
+    /// Waits for the heartbeat thread, then takes the addresses down, unless a successor wants them.
+    pub async fn ended(mut self, handing_over: &AtomicBool) -> Result<(), Error> {
         let result = (&mut self.ended).await.map_err(|_| Error::Died)?;
-        self.addresses.take_down().await;
+        if !handing_over.load(Ordering::Acquire) {
+            self.addresses.take_down().await;
+        }
         Ok(result?)
     }
 }
 
-/// Asks the engine to leave: release, announce, drain, and then end.
-pub async fn leave(inbox: &Inbox) {
-    while inbox.post(Request::Engine(Input::Leave { drain_max: LEAVE_DRAIN_MAX })).is_err() {
+/// Asks the engine to leave: release, announce, wait for connections as long as that, and then end.
+pub async fn leave(inbox: &Inbox, drain_max: Duration) {
+    post(inbox, || Request::Engine(Input::Leave { drain_max })).await;
+}
+
+/// Asks for the end of this process alone: filter and addresses stay for the next one.
+pub async fn hand_over(inbox: &Inbox) {
+    post(inbox, || Request::HandOver).await;
+}
+
+async fn post(inbox: &Inbox, request: impl Fn() -> Request) {
+    while inbox.post(request()).is_err() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::datapath::{Counter, Datapath};
 use safekit_ebpf::verdict::Reason;
 
-use crate::config::{Balance, Config, Farm};
+use crate::config::{Balance, Config, Farm, Share};
 use crate::driver::census::BucketOf;
 use crate::engine::farm::{Engine, PeerStatus, Table};
 use crate::engine::health::{Facts, judge};
@@ -16,7 +16,7 @@ use crate::types::snapshot::{
     API_VERSION, CounterInfo, FarmInfo, GroupInfo, HeartbeatInfo, MemberState, NodeInfo, RuleInfo, Verdict,
     VirtualIpInfo,
 };
-use crate::types::{Command, Event, EventKind, GroupId, Instant, NodeId, NodeSet, Reply, Snapshot};
+use crate::types::{BootId, Command, Event, EventKind, GroupId, Instant, NodeId, NodeSet, Reply, Snapshot};
 
 /// The newest events that a snapshot carries.
 const EVENTS_MAX: usize = 128;
@@ -31,6 +31,7 @@ const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Reporter {
     config: Config,
     me: NodeId,
+    boot: BootId,
     realtime: bool,
     bucket_of: BucketOf,
     virtual_ips: BTreeMap<IpAddr, VirtualIpInfo>,
@@ -65,6 +66,7 @@ impl Reporter {
     pub fn new(
         config: Config,
         me: NodeId,
+        boot: BootId,
         realtime: bool,
         bucket_of: BucketOf,
         virtual_ips: Vec<VirtualIpInfo>,
@@ -72,6 +74,7 @@ impl Reporter {
         Self {
             config,
             me,
+            boot,
             realtime,
             bucket_of,
             virtual_ips: virtual_ips.into_iter().map(|info| (info.address, info)).collect(),
@@ -145,6 +148,7 @@ impl Reporter {
             api_version: API_VERSION.to_owned(),
             cluster: self.config.cluster.name.clone(),
             node: self.name(self.me).to_owned(),
+            boot: self.boot.to_string(),
             taken: now,
             verdict,
             summary: self.summary(verdict, engine, &peers),
@@ -154,6 +158,9 @@ impl Reporter {
             heartbeat: self.heartbeat(),
             nodes: self.nodes(engine, &peers, now),
             farms: self.farms(engine),
+            generation: 0,
+            changing: false,
+            warnings: Vec::new(),
             events: self.events.iter().cloned().collect(),
         }
     }
@@ -229,25 +236,33 @@ impl Reporter {
                 heard_ms: peer.and_then(|peer| peer.heard).map(|heard| now.since(heard).as_millis() as u64),
                 departed: peer.and_then(|peer| peer.departed),
                 same_config: peer.and_then(|peer| peer.same_config),
+                drained: false,
+                connections: None,
+                drain: None,
             }
         };
         self.config.cluster.nodes.iter().enumerate().map(node_info).collect()
     }
 
     fn farms(&self, engine: &Engine) -> Vec<FarmInfo> {
-        let farm_info = |(group, farm): (GroupId, &Farm)| FarmInfo {
+        let farm_info = |farm: &Farm| FarmInfo {
             module: farm.name.clone(),
-            delivery: "flood".to_owned(),
+            delivery: farm.delivery.name().to_owned(),
             virtual_ips: farm
                 .virtual_ips
                 .iter()
                 .filter_map(|vip| self.virtual_ips.get(&vip.address).cloned())
                 .collect(),
-            rules: farm.rules.iter().map(|rule| rule_info(rule, group)).collect(),
-            groups: vec![self.group_info(engine, group)],
+            rules: farm.rules.iter().map(rule_info).collect(),
+            groups: self.groups_of(farm).map(|group| self.group_info(engine, group)).collect(),
             counters: self.counters_of(&farm.name),
         };
-        self.config.farm_groups().map(farm_info).collect()
+        self.config.farms().map(farm_info).collect()
+    }
+
+    fn groups_of(&self, farm: &Farm) -> impl Iterator<Item = GroupId> {
+        let of_farm = self.config.groups.iter().filter(move |group| group.module == farm.name);
+        of_farm.map(|group| group.id)
     }
 
     /// Per reason, over the module's virtual IPs and rules.
@@ -263,8 +278,15 @@ impl Reporter {
 
     fn group_info(&self, engine: &Engine, group: GroupId) -> GroupInfo {
         let applied = self.groups.get(&group).copied().unwrap_or_default();
+        let nodes = self.config.cluster.nodes.len();
+        let (share, weights) = match self.config.share(group) {
+            Share::Weighted(weights) => ("weighted", weights.clone()),
+            Share::Cascade(line) => ("cascade", places_in(line, nodes)),
+        };
         GroupInfo {
             group: group.0,
+            share: share.to_owned(),
+            weights,
             buckets: engine.table(group).mine.capacity() as u32,
             owned: applied.owned,
             transitional: applied.transitional,
@@ -278,8 +300,8 @@ impl Reporter {
     pub fn answer(&self, command: &Command, engine: &Engine) -> Reply {
         match command {
             Command::Explain { client, port } => self.explain(engine, *client, *port),
-            Command::Status | Command::Watch => Reply::Refused {
-                error: "this command is answered from the snapshot".to_owned(),
+            Command::Status | Command::Watch | Command::Adjust { .. } | Command::Reload => Reply::Refused {
+                error: "this command is not answered by the reporter".to_owned(),
                 next_step: "report this as a defect".to_owned(),
             },
         }
@@ -287,7 +309,7 @@ impl Reporter {
 
     fn explain(&self, engine: &Engine, client: IpAddr, port: Option<u16>) -> Reply {
         let mut answers = Vec::new();
-        for (group, farm) in self.config.farm_groups() {
+        for farm in self.config.farms() {
             for vip in farm.virtual_ips.iter().filter(|vip| vip.address.is_ipv4() == client.is_ipv4()) {
                 for rule in &farm.rules {
                     let Some(port) = client_port(rule.balance, port) else {
@@ -300,6 +322,7 @@ impl Reporter {
                         };
                     };
                     let bucket = (self.bucket_of)(rule.balance, client, port);
+                    let group = rule.group;
                     let mut order = engine.preference(group, bucket).into_iter();
                     let owner = order.next().map(|node| self.name(node).to_owned());
                     let (since_view, since) = engine.owner_since(group, bucket);
@@ -307,7 +330,7 @@ impl Reporter {
                         module: farm.name.clone(),
                         virtual_ip: vip.address,
                         protocol: rule.protocol.name().to_owned(),
-                        port: rule.port,
+                        port: rule.ports.to_string(),
                         balance: rule.balance.name().to_owned(),
                         bucket,
                         owner,
@@ -331,15 +354,22 @@ impl Reporter {
 fn client_port(balance: Balance, port: Option<u16>) -> Option<u16> {
     match balance {
         Balance::Connection => port,
-        Balance::Client | Balance::ClientNetwork => Some(port.unwrap_or_default()),
+        Balance::Client | Balance::ClientNetwork { .. } => Some(port.unwrap_or_default()),
     }
 }
 
-fn rule_info(rule: &crate::config::Rule, group: GroupId) -> RuleInfo {
+fn rule_info(rule: &crate::config::Rule) -> RuleInfo {
     RuleInfo {
         protocol: rule.protocol.name().to_owned(),
-        port: rule.port,
+        port: rule.ports.to_string(),
         balance: rule.balance.name().to_owned(),
-        group: group.0,
+        evidence: rule.evidence.name().to_owned(),
+        group: rule.group.0,
     }
+}
+
+/// From 1 on, by node; 0 = not in line.
+fn places_in(line: &[NodeId], nodes: usize) -> Vec<u32> {
+    let place = |node| line.iter().position(|known| *known == node).map_or(0, |place| place as u32 + 1);
+    (0..nodes).map(|node| place(NodeId(node as u8))).collect()
 }

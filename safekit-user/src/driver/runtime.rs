@@ -61,6 +61,8 @@ pub struct Runtime {
     /// By heartbeat network: it is the virtual IPs' own.
     pub on_virtual_ip: Vec<bool>,
     pub snapshots: watch::Sender<Arc<Snapshot>>,
+    /// The filter outlives this thread.
+    pub handing_over: bool,
 }
 
 #[derive(PartialEq, Eq)]
@@ -70,7 +72,7 @@ enum Turn {
 }
 
 impl Runtime {
-    /// Runs until the engine has left the farm, then takes the filter off.
+    /// Runs until the engine has left the farm, then takes the filter off, or leaves it to a successor.
     pub fn run(mut self) -> Result<(), Error> {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         let mut sealed = Vec::with_capacity(DATAGRAM_BYTES_MAX);
@@ -109,7 +111,11 @@ impl Runtime {
                 self.wait(self.engine.next_deadline().min(publish_at.max(published + PUBLISH_INTERVAL_MIN)))?;
         }
         self.publish(clock::now());
-        self.datapath.detach()?;
+        if self.handing_over {
+            self.datapath.leave_pinned();
+        } else {
+            self.datapath.detach()?;
+        }
         Ok(())
     }
 
@@ -121,6 +127,10 @@ impl Runtime {
                 Request::Counted { group, buckets, since, connections } => {
                     self.reporter.note_held(group, connections);
                     self.engine.handle(Input::Held { group, buckets, since }, now);
+                }
+                Request::HandOver => {
+                    self.handing_over = true;
+                    self.engine.handle(Input::Leave { drain_max: Duration::ZERO }, now);
                 }
                 Request::Question(command, answer) => {
                     // A client that no longer waits needs no answer.

@@ -5,13 +5,17 @@ pub mod command;
 pub mod event;
 pub mod ids;
 pub mod key;
+pub mod notes;
+pub mod share;
 pub mod snapshot;
 pub mod time;
 
 pub use bits::BucketBits;
-pub use command::{Command, Reply};
+pub use command::{Command, Reply, Wish};
 pub use event::{Departure, Event, EventKind};
 pub use ids::{BootId, Bucket, GroupId, NetworkId, NodeId, NodeSet, Seq, ViewId};
 pub use key::ClusterKey;
+pub use notes::Notes;
+pub use share::{Adjustments, Change, Generation, Share};
 pub use snapshot::Snapshot;
 pub use time::{Instant, Timing};

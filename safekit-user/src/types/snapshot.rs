@@ -17,6 +17,8 @@ pub struct Snapshot {
     pub api_version: String,
     pub cluster: String,
     pub node: String,
+    /// The life of this daemon: another after each restart.
+    pub boot: String,
     pub taken: Instant,
     pub verdict: Verdict,
     /// One sentence for people: what is wrong, or that all is well.
@@ -28,8 +30,23 @@ pub struct Snapshot {
     /// All nodes of the cluster in the order of the configuration, this one included.
     pub nodes: Vec<NodeInfo>,
     pub farms: Vec<FarmInfo>,
+    /// How often weights and drains have been changed since the cluster was configured.
+    pub generation: u32,
+    /// Another change of them is under way.
+    pub changing: bool,
+    /// What somebody should look at, the most pressing first; bounded.
+    pub warnings: Vec<Warning>,
     /// The newest last; bounded.
     pub events: Vec<Event>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Warning {
+    /// One sentence: what is wrong, and where.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
 }
 
 /// First word of `safekit status`.
@@ -95,6 +112,21 @@ pub struct NodeInfo {
     pub departed: Option<Departure>,
     /// It runs with the configuration of this node.
     pub same_config: Option<bool>,
+    /// It takes no new session until `safekit undrain`.
+    pub drained: bool,
+    /// Live connections that it counted last, over all farms.
+    pub connections: Option<u64>,
+    /// How far its drain has come.
+    pub drain: Option<DrainInfo>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DrainInfo {
+    /// Live connections now.
+    pub left: u64,
+    /// Live connections when the drain took effect.
+    pub of: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -125,8 +157,11 @@ pub struct VirtualIpInfo {
 #[serde(rename_all = "camelCase")]
 pub struct RuleInfo {
     pub protocol: String,
-    pub port: u16,
+    /// `80`, `8000-8099` or `any`.
+    pub port: String,
     pub balance: String,
+    /// `sockets` or `flows`.
+    pub evidence: String,
     /// The group whose table decides.
     pub group: u16,
 }
@@ -135,6 +170,10 @@ pub struct RuleInfo {
 #[serde(rename_all = "camelCase")]
 pub struct GroupInfo {
     pub group: u16,
+    /// `weighted` or `cascade`.
+    pub share: String,
+    /// By node, in the order of `nodes`: the weight in force; in a cascade the place in line, and 0 = not in it.
+    pub weights: Vec<u32>,
     pub buckets: u32,
     /// Accepted by this node.
     pub owned: u32,

@@ -9,8 +9,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::types::ids::NODES_MAX;
+use crate::types::notes::{AUDIT_CELLS_MAX, INTERFACES_MAX, UNSEEN_MAX};
 use crate::types::snapshot::MemberState;
-use crate::types::{BootId, BucketBits, GroupId, NodeId, NodeSet, Seq};
+use crate::types::{BootId, BucketBits, GroupId, NodeId, NodeSet, Notes, Seq};
 
 /// A heartbeat that has been authenticated (or is about to be sealed).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,7 @@ pub struct Beat {
     pub acks: Vec<RelayedAck>,
     /// Only while the sender holds live connections in buckets that it does not own.
     pub held: Vec<Held>,
+    pub notes: Notes,
 }
 
 /// What the sender knows of a peer.
@@ -89,7 +91,7 @@ pub struct Held {
 pub const HELD_RUN: usize = 16;
 
 /// The body's own version: the clear header says how it is sealed, this says what is inside.
-pub const BODY_VERSION: u8 = 1;
+pub const BODY_VERSION: u8 = 2;
 
 /// Two lives for each of [`NODES_MAX`] nodes.
 pub const REPORTS_MAX: usize = 2 * NODES_MAX;
@@ -112,6 +114,8 @@ pub enum Error {
     Node(u8),
     #[error("held connections over {0} runs of buckets")]
     Runs(usize),
+    #[error("a page of the audit whose lists differ in length")]
+    AuditPage,
 }
 
 pub fn encode(body: &Body) -> Vec<u8> {
@@ -146,10 +150,19 @@ fn check_bounds(beat: &Beat) -> Result<(), Error> {
     if let Some(node) = nodes.chain(relayed).find(|node| usize::from(node.0) >= NODES_MAX) {
         return Err(Error::Node(node.0));
     }
+    check_notes(&beat.notes)?;
     match beat.held.iter().map(|held| held.runs.capacity()).find(|runs| !(64..=4096).contains(runs)) {
         Some(runs) => Err(Error::Runs(runs)),
         None => Ok(()),
     }
+}
+
+fn check_notes(notes: &Notes) -> Result<(), Error> {
+    at_most("interfaces", notes.macs.len(), INTERFACES_MAX)?;
+    at_most("missed probes", notes.unseen.len(), UNSEEN_MAX)?;
+    let Some(page) = &notes.audit else { return Ok(()) };
+    at_most("audited cells", page.seen.len(), AUDIT_CELLS_MAX)?;
+    if page.seen.len() == page.passed.len() { Ok(()) } else { Err(Error::AuditPage) }
 }
 
 fn at_most(what: &'static str, count: usize, max: usize) -> Result<(), Error> {
@@ -159,6 +172,7 @@ fn at_most(what: &'static str, count: usize, max: usize) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::notes::{AuditPage, Unseen};
 
     fn sample() -> Body {
         let mut runs = BucketBits::none(4096);
@@ -182,6 +196,17 @@ mod tests {
             peers: vec![report(0), report(127)],
             acks: vec![RelayedAck { from: NodeId(1), from_tag: 2, to: NodeId(3), to_tag: 4, seq: Seq(5) }],
             held: vec![Held { group: GroupId(1), runs }],
+            notes: Notes {
+                macs: vec![[2, 0, 0, 0, 0, 1]],
+                unseen: vec![Unseen { vip: 3, nodes: NodeSet(0b100) }],
+                audit: Some(Box::new(AuditPage {
+                    epoch: 7,
+                    group: GroupId(1),
+                    first: 64,
+                    seen: vec![1, 200],
+                    passed: vec![0, 200],
+                })),
+            },
         })
     }
 
@@ -203,9 +228,10 @@ mod tests {
             peers: vec![],
             acks: vec![],
             held: vec![],
+            notes: Notes::default(),
         };
-        assert_eq!(encode(&Body::Beat(beat)), [1, 0, 2, 1, 0xac, 2, 3, 0, 0, 0]);
-        assert_eq!(encode(&Body::Obituary), [1, 1]);
+        assert_eq!(encode(&Body::Beat(beat)), [2, 0, 2, 1, 0xac, 2, 3, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(encode(&Body::Obituary), [2, 1]);
     }
 
     #[test]
@@ -221,6 +247,10 @@ mod tests {
         assert_eq!(with(|beat| beat.peers[0].node = NodeId(128)), Err(Error::Node(128)));
         assert_eq!(with(|beat| beat.acks[0].to = NodeId(255)), Err(Error::Node(255)));
         assert_eq!(with(|beat| beat.held[0].runs = BucketBits::none(8192)), Err(Error::Runs(8192)));
+        let half_a_page = with(|beat| beat.notes.audit.as_mut().unwrap().seen.clear());
+        assert_eq!(half_a_page, Err(Error::AuditPage));
+        let macs = with(|beat| beat.notes.macs = vec![[0; 6]; INTERFACES_MAX + 1]);
+        assert!(matches!(macs, Err(Error::TooMany { what: "interfaces", .. })));
         assert!(matches!(
             with(|beat| beat.peers = vec![beat.peers[0]; REPORTS_MAX + 1]),
             Err(Error::TooMany { what: "peers", .. })

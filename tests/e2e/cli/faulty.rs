@@ -32,7 +32,7 @@ pub(crate) struct Fault {
 }
 
 pub(crate) fn faulty_files() -> Vec<Fault> {
-    let changed = [YAML, KEYS, VALUES, NAMES, RELATIONS, LATER].concat();
+    let changed = [YAML, KEYS, VALUES, RULES, NAMES, RELATIONS, LATER].concat();
     let changed = changed.into_iter().map(|(name, from, to)| {
         assert_eq!(GOOD.matches(from).count(), 1, "{name}: {from:?} is in the good file once");
         Fault { name, content: GOOD.replace(from, to).into_bytes(), has_place: true }
@@ -104,6 +104,22 @@ const VALUES: &[Change] = &[
     ("timeout too short", "profile: default", "interval: 25ms, timeout: 199ms, lease: 100ms"),
 ];
 
+const RULES: &[Change] = &[
+    ("range backwards", "port: 443", "port: 8099-8000"),
+    ("range in words", "port: 443", "port: http-https"),
+    ("ranges that overlap", "port: 443", "port: 8000-8099 }\n      - { protocol: tcp, port: 8050-8150"),
+    ("weights of a stranger", "port: 443", "port: 443, weights: { wbe1: 2 }"),
+    ("weight below zero", "port: 443", "port: 443, weights: { web1: -1 }"),
+    ("weight too large", "port: 443", "port: 443, weights: { web1: 1001 }"),
+    ("only weights of 0", "port: 443", "port: 443, weights: { web1: 0, web2: 0 }"),
+    ("rule's node outside of the module", "port: 443", "port: 443, nodes: [web3]"),
+    ("cascade and weights", "port: 443", "port: 443, cascade: [web1], weights: { web1: 2 }"),
+    ("prefix without a network", "port: 443", "port: 443, prefix: { ipv4: 20 }"),
+    ("prefix too long", "port: 443", "port: 443, balance: client_network, prefix: { ipv4: 33 }"),
+    ("unknown evidence", "port: 443", "port: 443, evidence: conntrack"),
+    ("unknown delivery", "delivery: flood", "delivery: unicast"),
+];
+
 const NAMES: &[Change] = &[
     ("network twice", "name: backup,", "name: lan,"),
     ("node twice", "name: web3", "name: web1"),
@@ -133,9 +149,6 @@ const RELATIONS: &[Change] = &[
 const LATER: &[Change] = &[
     ("kind mirror", "kind: farm", "kind: mirror"),
     ("kind light", "kind: farm", "kind: light"),
-    ("delivery multicast", "delivery: flood", "delivery: multicast"),
-    ("delivery directed", "delivery: flood", "delivery: directed"),
-    ("weights", "port: 443", "port: 443, weights: { web1: 2, web2: 1 }"),
     ("scripts", "    kind: farm", "    kind: farm\n    scripts: { start: systemctl start nginx }"),
     ("checks", "    kind: farm", "    kind: farm\n    checks: [{ name: http }]"),
     ("console", "modules:\n", "console: { listen: '0.0.0.0:9010' }\nmodules:\n"),

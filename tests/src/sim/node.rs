@@ -132,7 +132,10 @@ impl Node {
             nodes: common.names.clone(),
             config: 1,
             timing: common.timing,
-            groups: vec![safekit::engine::farm::Group { id: GROUP, weights: common.weights.clone() }],
+            groups: vec![safekit::engine::farm::Group {
+                id: GROUP,
+                share: safekit::types::Share::Weighted(common.weights.clone()),
+            }],
             buckets: BUCKETS,
             hold: common.hold,
             seed: rng.u64(..),

@@ -309,6 +309,11 @@ impl Datapath {
         self.object.set_next_program(program)
     }
 
+    /// Ends this process's part: the pinned filter stays as it is, and a later [`Self::load`] takes it over.
+    pub fn leave_pinned(self) {
+        debug_assert!(self.pin_dir.is_some(), "only what is pinned outlives its process");
+    }
+
     /// Ends the filter: from here on the stack sees every frame again. Pins are removed.
     pub fn detach(mut self) -> Result<(), Error> {
         for attached in self.attached.drain(..) {

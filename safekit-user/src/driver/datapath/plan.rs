@@ -7,7 +7,7 @@ use std::time::Duration;
 use safekit_ebpf::abi::{self, Address, Balance, GROUPS_MAX, RULES_MAX, VIPS_MAX};
 use safekit_ebpf::packet;
 
-use crate::config::{self, Config, Protocol};
+use crate::config::{self, Config, Evidence, Ports, Protocol};
 use crate::types::{GroupId, NodeId};
 
 /// Everything to load, for this node. A new configuration is a new plan and a new loading.
@@ -39,14 +39,17 @@ pub struct PlannedRule {
     pub module: String,
     pub group: GroupId,
     pub protocol: Protocol,
-    pub port: u16,
+    pub ports: Ports,
     pub balance: config::Balance,
+    pub evidence: Evidence,
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PlanError {
     #[error("{count} {what} are more than the filter holds ({max}): spread them over more clusters")]
     TooMany { what: &'static str, count: usize, max: usize },
+    #[error("the filter of this version cannot do {0} yet: remove it from the rules")]
+    Later(&'static str),
 }
 
 impl Plan {
@@ -54,29 +57,30 @@ impl Plan {
     pub fn of(config: &Config, node: NodeId, hash_key: [u8; 16]) -> Result<Self, PlanError> {
         let mut virtual_ips = Vec::new();
         let mut rules = Vec::new();
-        for (index, farm) in config.farms().enumerate().filter(|(_, farm)| farm.nodes.contains(&node)) {
-            let group = GroupId(index as u16);
+        for farm in config.farms().filter(|farm| farm.nodes.contains(&node)) {
             for vip in &farm.virtual_ips {
                 let place = virtual_ips.len() as u16;
                 virtual_ips.push(PlannedVip {
                     module: farm.name.clone(),
                     address: vip.address,
                     interface: vip.interface.clone(),
-                    group,
+                    group: farm.group,
                     mac: VirtualMac::of(vip.address),
                 });
                 rules.extend(farm.rules.iter().map(|rule| PlannedRule {
                     vip: place,
                     module: farm.name.clone(),
-                    group,
+                    group: rule.group,
                     protocol: rule.protocol,
-                    port: rule.port,
+                    ports: rule.ports,
                     balance: rule.balance,
+                    evidence: rule.evidence,
                 }));
             }
         }
-        let groups = config.farms().count();
-        within("farm modules", groups, GROUPS_MAX)?;
+        refuse_later(&rules)?;
+        let groups = config.groups.len();
+        within("ways of sharing", groups, GROUPS_MAX)?;
         within("virtual IPs", virtual_ips.len(), VIPS_MAX)?;
         within("rules (counted once for each virtual IP)", rules.len(), RULES_MAX)?;
         Ok(Self { virtual_ips, rules, groups: groups as u16, hash_key, lease: config.cluster.timing.lease })
@@ -98,6 +102,23 @@ impl Plan {
         let key = u128::from_le_bytes(self.hash_key);
         [key as u64, (key >> 64) as u64]
     }
+}
+
+fn refuse_later(rules: &[PlannedRule]) -> Result<(), PlanError> {
+    for rule in rules {
+        if rule.ports.width() > 0 {
+            return Err(PlanError::Later("ranges of ports"));
+        }
+        if matches!(rule.balance, config::Balance::ClientNetwork { .. })
+            && rule.balance != config::Balance::NETWORK
+        {
+            return Err(PlanError::Later("other prefixes than /24 and /64"));
+        }
+        if rule.evidence == Evidence::Flows {
+            return Err(PlanError::Later("evidence: flows"));
+        }
+    }
+    Ok(())
 }
 
 fn within(what: &'static str, count: usize, max: usize) -> Result<(), PlanError> {
@@ -169,7 +190,7 @@ pub(super) fn kernel_balance(balance: config::Balance) -> Balance {
     match balance {
         config::Balance::Connection => Balance::Connection,
         config::Balance::Client => Balance::Client,
-        config::Balance::ClientNetwork => Balance::ClientNetwork,
+        config::Balance::ClientNetwork { .. } => Balance::ClientNetwork,
     }
 }
 
@@ -178,7 +199,7 @@ pub(super) fn kernel_key(rule: &PlannedRule) -> abi::RuleKey {
         Protocol::Tcp => packet::PROTOCOL_TCP,
         Protocol::Udp => packet::PROTOCOL_UDP,
     };
-    abi::RuleKey::new(rule.vip, protocol, rule.port)
+    abi::RuleKey::new(rule.vip, protocol, rule.ports.first)
 }
 
 /// The first odd multiplier under which no two keys share a slot. Deterministic: the same plan gives the same seed.

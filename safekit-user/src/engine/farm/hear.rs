@@ -47,6 +47,7 @@ impl Engine {
         life.same_config = Some(beat.config == self.setup.config);
         self.held_news |= unheard || life.held != beat.held;
         life.held = std::mem::take(&mut beat.held);
+        life.notes = std::mem::take(&mut beat.notes);
         life.keep_reports(beat.peers);
         let me = life.report_on(self.setup.me, self.tag).map(|report| report.best_seq);
         if let Some(acked) = me.and_then(|seq| self.voice.sent(seq)) {

@@ -147,13 +147,16 @@ impl Engine {
     }
 
     pub(super) fn leave(&mut self, drain_max: Duration) {
-        if self.is_leaving() {
+        let drained_by = self.now + drain_max;
+        if let Some(leaving) = &mut self.member.leaving {
+            // Asked again: in more of a hurry, perhaps.
+            leaving.drained_by = leaving.drained_by.min(drained_by);
             return;
         }
         self.stop_accepting();
         self.become_state(MemberState::Leaving);
         let first = self.voice.next_seq;
-        self.member.leaving = Some(Leaving { drained_by: self.now + drain_max, first });
+        self.member.leaving = Some(Leaving { drained_by, first });
     }
 
     pub(super) fn stop_accepting(&mut self) {

@@ -34,7 +34,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::types::{BootId, BucketBits, Event, EventKind, GroupId, Instant, NodeId, NodeSet, Timing};
+use crate::types::{
+    BootId, BucketBits, Event, EventKind, GroupId, Instant, NodeId, NodeSet, Notes, Share, Timing,
+};
 use crate::wire::heartbeat::Heartbeat;
 
 use lifecycle::Member;
@@ -43,12 +45,11 @@ use peers::Peer;
 use speak::Voice;
 use view::Basis;
 
-/// One rule group: who may own its buckets, with which weight.
+/// One rule group: who may own its buckets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     pub id: GroupId,
-    /// Weight by node, in the order of the configuration; 0 = member without traffic or not of this module.
-    pub weights: Vec<u32>,
+    pub share: Share,
 }
 
 #[derive(Clone, Debug)]
@@ -119,6 +120,8 @@ pub enum Input {
     /// A frame of anybody arrived on the virtual IP's network since the driver last looked (R12). Looking a few times
     /// within the interval of heartbeats is often enough; a frame must not be reported later than L_y / 2.
     FramesSeen,
+    /// What this node's data plane has to say from now on.
+    Notes(Notes),
     /// Leave the farm: release, announce, keep established connections until none is left or `drain_max` is
     /// over, and then [`Output::Left`]. Zero: do not wait for connections.
     Leave { drain_max: Duration },
@@ -208,6 +211,8 @@ pub struct Engine {
     /// As last given to the kernel.
     lease: Instant,
     voice: Voice,
+    /// Goes out with every heartbeat.
+    notes: Notes,
     outputs: VecDeque<Output>,
 }
 
@@ -229,6 +234,7 @@ impl Engine {
             held_news: false,
             lease: Instant(0),
             voice: Voice::new(setup.seed),
+            notes: Notes::default(),
             outputs: VecDeque::new(),
             setup,
         };
@@ -252,6 +258,7 @@ impl Engine {
             Input::Held { group, buckets, since } => self.count_held(group, &buckets, since),
             Input::Carrier { up } => self.carrier(up),
             Input::FramesSeen => self.heard_a_frame(),
+            Input::Notes(notes) => self.notes = notes,
             Input::Leave { drain_max } => self.leave(drain_max),
         }
         self.evaluate();

@@ -45,7 +45,7 @@ impl Ownership {
             id: group.id,
             me: setup.me,
             hold: setup.hold,
-            ranks: Ranks::new(&setup.nodes, &group.weights, setup.buckets),
+            ranks: Ranks::of(&setup.nodes, &group.share, setup.buckets),
             table: Arc::new(Table { mine: none.clone(), transitional: none.clone() }),
             mine: none.clone(),
             allowed: none,

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 
 use crate::types::snapshot::MemberState;
-use crate::types::{BootId, Departure, Instant, NodeId, NodeSet, Seq};
+use crate::types::{BootId, Departure, Instant, NodeId, NodeSet, Notes, Seq};
 use crate::wire::heartbeat::{Held, OBITUARY_SEQ, PeerReport};
 
 /// A boot's short name in reports.
@@ -71,6 +71,7 @@ pub(super) struct Life {
     /// None while only relayed by nodes whose own configuration is not known.
     pub(super) same_config: Option<bool>,
     pub(super) held: Vec<Held>,
+    pub(super) notes: Notes,
     /// What it reports of others; by node, then tag.
     reports: Vec<PeerReport>,
 }
@@ -87,6 +88,7 @@ impl Life {
             acked: None,
             same_config: None,
             held: Vec::new(),
+            notes: Notes::default(),
             reports: Vec::new(),
         }
     }

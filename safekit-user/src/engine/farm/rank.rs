@@ -7,7 +7,7 @@
 //! double owner. Changing anything here is a change of protocol; test vectors pin it.
 
 use crate::types::ids::NODES_MAX;
-use crate::types::{Bucket, NodeId, NodeSet};
+use crate::types::{Bucket, NodeId, NodeSet, Share};
 
 /// Orders of preference of one weight vector.
 #[derive(Clone, Debug)]
@@ -16,6 +16,8 @@ pub struct Ranks {
     /// Places kept for each bucket; the rest of a long order is computed when it is needed.
     kept: usize,
     order: Vec<u8>,
+    /// Every bucket has the order of `nodes`.
+    cascade: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +31,22 @@ struct Contender {
 const KEPT_MAX: usize = 16;
 
 impl Ranks {
+    pub fn of(names: &[String], share: &Share, buckets: usize) -> Self {
+        match share {
+            Share::Weighted(weights) => Self::new(names, weights, buckets),
+            Share::Cascade(line) => Self::cascade(line, buckets),
+        }
+    }
+
+    /// The first in line that is there owns every bucket. An order that is the same in all buckets is a fixed order in
+    /// each, so nothing else changes.
+    fn cascade(line: &[NodeId], buckets: usize) -> Self {
+        let nodes: Vec<_> = line.iter().map(|id| Contender { id: *id, key: 0, weight: 1 }).collect();
+        let kept = nodes.len().min(KEPT_MAX);
+        let first: Vec<u8> = nodes.iter().take(kept).map(|node| node.id.0).collect();
+        Self { nodes, kept, order: first.repeat(buckets), cascade: true }
+    }
+
     /// `weights` in the order of `names`. Weight 0 never owns.
     pub fn new(names: &[String], weights: &[u32], buckets: usize) -> Self {
         assert!(names.len() <= NODES_MAX, "the configuration allows {NODES_MAX} nodes");
@@ -45,7 +63,7 @@ impl Ranks {
             })
             .collect();
         let kept = nodes.len().min(KEPT_MAX);
-        let mut ranks = Self { nodes, kept, order: Vec::with_capacity(kept * buckets) };
+        let mut ranks = Self { nodes, kept, order: Vec::with_capacity(kept * buckets), cascade: false };
         let mut scores = Vec::with_capacity(ranks.nodes.len());
         for bucket in 0..buckets {
             ranks.score_into(&mut scores, Bucket(bucket as u16), |_| true);
@@ -73,6 +91,9 @@ impl Ranks {
 
     /// The live nodes in the order in which they would own `bucket`.
     pub fn order(&self, bucket: Bucket, live: NodeSet) -> Vec<NodeId> {
+        if self.cascade {
+            return self.nodes.iter().map(|node| node.id).filter(|id| live.contains(*id)).collect();
+        }
         let mut scores = Vec::new();
         self.score_into(&mut scores, bucket, |id| live.contains(id));
         scores.into_iter().map(|(_, _, id)| id).collect()
@@ -248,6 +269,17 @@ mod tests {
             let same: Vec<u8> = more.order(bucket, all(4).without(NodeId(0))).iter().map(|id| id.0).collect();
             assert_eq!(order, same, "{bucket:?}");
         }
+    }
+
+    #[test]
+    fn in_a_cascade_the_first_that_is_there_takes_all() {
+        let line = [2, 0, 3].map(NodeId);
+        let ranks = Ranks::of(&names(4), &Share::Cascade(line.into()), BUCKETS);
+        assert_eq!(shares(&ranks, all(4), 4), [0, 0, BUCKETS as u32, 0]);
+        assert_eq!(shares(&ranks, all(4).without(NodeId(2)), 4), [BUCKETS as u32, 0, 0, 0]);
+        assert_eq!(shares(&ranks, NodeSet::of(NodeId(1)), 4), [0; 4], "it is not in line");
+        assert_eq!(ranks.order(Bucket(7), all(4)), line);
+        assert!(ranks.may_own(NodeId(3)) && !ranks.may_own(NodeId(1)));
     }
 
     #[test]

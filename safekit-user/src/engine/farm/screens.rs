@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Engine, PeerStatus, Table, View};
 use crate::types::snapshot::MemberState;
-use crate::types::{Bucket, GroupId, Instant, NodeId, ViewId};
+use crate::types::{Bucket, GroupId, Instant, NodeId, Notes, ViewId};
 
 impl Engine {
     pub fn member_state(&self) -> MemberState {
@@ -23,6 +23,12 @@ impl Engine {
     /// First four bytes of the boot that counts as that node; none while no boot of it has proved itself.
     pub fn life(&self, node: NodeId) -> Option<u32> {
         self.peers.get(usize::from(node.0))?.life.as_ref().map(|life| life.tag)
+    }
+
+    /// What a member's data plane said last.
+    pub fn notes(&self, node: NodeId) -> Option<&Notes> {
+        let peer = self.peers.get(usize::from(node.0)).filter(|peer| peer.member.is_some())?;
+        peer.life.as_ref().map(|life| &life.notes)
     }
 
     fn peer(&self, node: NodeId) -> PeerStatus {

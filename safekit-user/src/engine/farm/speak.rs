@@ -110,6 +110,7 @@ impl Engine {
             peers: reports.take(REPORTS_MAX).collect(),
             acks: self.relayed_acks(),
             held: self.groups.iter().filter_map(super::Ownership::held).collect(),
+            notes: self.notes.clone(),
         }
     }
 

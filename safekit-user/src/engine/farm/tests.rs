@@ -21,7 +21,7 @@ fn setup(me: u8, nodes: usize, boot: u8) -> Setup {
         nodes: (0..nodes).map(|node| format!("web{node}")).collect(),
         config: 42,
         timing: Timing::DEFAULT,
-        groups: vec![Group { id: GROUP, weights: vec![1; nodes] }],
+        groups: vec![Group { id: GROUP, share: Share::Weighted(vec![1; nodes]) }],
         buckets: BUCKETS,
         hold: HOLD,
         seed: u64::from(me),
