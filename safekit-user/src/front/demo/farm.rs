@@ -427,7 +427,8 @@ modules:
     )
 }
 
-fn write_key(path: &Path) -> Result<(), Error> {
+/// A fresh key, for its owner's eyes only.
+pub fn write_key(path: &Path) -> Result<(), Error> {
     let mut key = [0_u8; 32];
     SystemRandom::new().fill(&mut key).map_err(|_| Error::Random)?;
     let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
