@@ -24,7 +24,7 @@ use crate::engine::farm::{Engine, HOLD, Input, Rules, Setup};
 use crate::engine::groups::groups;
 use crate::engine::reach::Reach;
 use crate::types::snapshot::VirtualIpInfo;
-use crate::types::{BootId, NodeId, Snapshot};
+use crate::types::{BootId, Generation, NodeId, Snapshot};
 use crate::wire::seal::{Opener, Sealer, derive_hash_key};
 
 #[derive(Debug, thiserror::Error)]
@@ -178,6 +178,7 @@ impl Life {
             buckets: safekit_ebpf::abi::BUCKETS,
             seed: u64::from_le_bytes(self.boot.0[..8].try_into().expect("a boot id has sixteen bytes")),
             hold: HOLD,
+            generation: Generation::configured(),
             rules: Rules::ALL,
         }
     }

@@ -129,7 +129,15 @@ impl Runtime {
                 Request::Engine(input) => self.engine.handle(input, now),
                 Request::Counted { group, buckets, since, connections } => {
                     self.reporter.note_held(group, connections);
-                    self.engine.handle(Input::Held { group, buckets, since }, now);
+                    self.engine.handle(
+                        Input::Held {
+                            group,
+                            buckets,
+                            since,
+                            connections: u32::try_from(connections).unwrap_or(u32::MAX),
+                        },
+                        now,
+                    );
                 }
                 Request::HandOver => {
                     self.handing_over = true;
@@ -216,6 +224,9 @@ impl Runtime {
                     let table = self.engine.table(group);
                     // A full queue means a count is under way: the engine asks again.
                     let _busy = self.census.try_send(Census { group, table });
+                }
+                Output::Generation(generation) => {
+                    tracing::info!(counter = generation.counter, "weights and drains are in force");
                 }
                 Output::Event(event) => {
                     log(&event);

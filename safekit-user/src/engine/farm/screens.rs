@@ -71,7 +71,7 @@ impl Engine {
 
     /// Live owner first, then who would own the bucket next.
     pub fn preference(&self, group: GroupId, bucket: Bucket) -> Vec<NodeId> {
-        self.group(group).ranks().order(bucket, self.view.members)
+        self.group(group).in_force().preference(bucket, self.view.members)
     }
 
     pub fn owner(&self, group: GroupId, bucket: Bucket) -> Option<NodeId> {
@@ -88,7 +88,7 @@ impl Engine {
         self.lease
     }
 
-    fn group(&self, group: GroupId) -> &super::Ownership {
+    pub(super) fn group(&self, group: GroupId) -> &super::Ownership {
         let known = self.groups.iter().find(|known| known.id() == group);
         known.expect("the caller names a group of the setup that it made")
     }
