@@ -30,7 +30,7 @@ const GENERIC_DRIVERS: &[&str] = &[
     "team",
 ];
 
-pub(super) const PINNED_MAPS: [&str; 7] = [
+pub(super) const PINNED_MAPS: [&str; 12] = [
     abi::MAP_VIPS,
     abi::MAP_PORTS,
     abi::MAP_RULES,
@@ -38,6 +38,11 @@ pub(super) const PINNED_MAPS: [&str; 7] = [
     abi::MAP_TABLES,
     abi::MAP_LEASE,
     abi::MAP_COUNTERS,
+    abi::MAP_FRAGMENTS,
+    abi::MAP_FLOWS,
+    abi::MAP_NEWCOMERS,
+    abi::MAP_AWAY,
+    abi::MAP_SIGHTS,
 ];
 const LINK_PREFIX: &str = "link-";
 
