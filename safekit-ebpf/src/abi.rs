@@ -234,6 +234,11 @@ pub struct FlowRecord {
     pub closing: u64,
 }
 
+impl FlowRecord {
+    /// Of a flow that is not noted: it never counts.
+    pub const NONE: Self = Self { seen_ns: 0, closing: 0 };
+}
+
 /// How long something is remembered, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]

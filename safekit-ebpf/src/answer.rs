@@ -3,45 +3,37 @@
 //! The Ethernet source is always the card's own address, because a switch must never learn where the virtual one lives;
 //! neighbours learn it from the payload.
 
-use crate::abi::Address;
 use crate::packet::{
-    self, Arp, ArpHeader, Ethernet, FrameMut, Ipv6Header, LinkOption, NEIGHBOUR_ADVERTISEMENT, Neighbour,
-    NeighbourHeader, PROTOCOL_ICMPV6,
+    self, ArpHeader, Ethernet, FrameMut, Ipv6Header, LinkOption, NEIGHBOUR_ADVERTISEMENT, NeighbourHeader,
+    PROTOCOL_ICMPV6,
 };
 
-/// To an ARP request.
+/// Whose answer it is, and where in the frame the question stands: the ARP header, or the IPv6 header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ArpAnswer {
-    pub request: Arp,
+pub struct Answer {
+    pub offset: usize,
     pub own_mac: [u8; 6],
     pub virtual_mac: [u8; 6],
 }
 
-impl ArpAnswer {
+impl Answer {
     /// RFC 826, "packet reception": the request turned round.
     #[inline(always)]
-    pub fn write(&self, frame: &mut impl FrameMut) -> Option<()> {
+    pub fn arp(&self, frame: &mut impl FrameMut) -> Option<()> {
+        let request = frame.read::<ArpHeader>(self.offset)?;
         let reply = ArpHeader {
             hardware: 1u16.to_be(),
             protocol: packet::ETHERTYPE_IPV4.to_be(),
             lengths: [6, 4],
             operation: 2u16.to_be(),
             sender_mac: self.virtual_mac,
-            sender: self.request.target.to_be(),
-            target_mac: self.request.sender_mac,
-            target: self.request.sender.to_be(),
+            sender: request.target,
+            target_mac: request.sender_mac,
+            target: request.sender,
         };
-        frame.write(self.request.offset, reply)?;
-        turn_round(frame, self.request.sender_mac, self.own_mac)
+        frame.write(self.offset, reply)?;
+        turn_round(frame, request.sender_mac, self.own_mac)
     }
-}
-
-/// To a neighbour solicitation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Advertisement {
-    pub request: Neighbour,
-    pub own_mac: [u8; 6],
-    pub virtual_mac: [u8; 6],
 }
 
 /// RFC 4861 4.4: an answer to a question, and it replaces what the asker had.
@@ -49,65 +41,71 @@ const SOLICITED: u32 = 1 << 30;
 const OVERRIDE: u32 = 1 << 29;
 const TARGET_LINK_ADDRESS: u8 = 2;
 
-impl Advertisement {
+impl Answer {
     /// RFC 4861 7.2.4. A question to our address alone may come without a link-layer address, and then the answer needs
     /// none either; what follows behind the answer's length is padding.
     #[inline(always)]
-    pub fn write(&self, frame: &mut impl FrameMut) -> Option<()> {
-        let Neighbour { offset, sender, target, has_option, .. } = self.request;
+    pub fn neighbour(&self, frame: &mut impl FrameMut) -> Option<()> {
+        let question = frame.read::<Ipv6Header>(self.offset)?;
+        let message = self.offset + size_of::<Ipv6Header>();
+        let target = frame.read::<NeighbourHeader>(message)?.target;
+        let has_option = packet::has_option(frame, message, u16::from_be(question.payload_length));
         let length = size_of::<NeighbourHeader>() + if has_option { size_of::<LinkOption>() } else { 0 };
         let flags = if has_option { SOLICITED | OVERRIDE } else { SOLICITED };
-        let message = offset + size_of::<Ipv6Header>();
+        let sender = question.source;
         let header = Ipv6Header {
             version: [0x60, 0, 0, 0],
             payload_length: (length as u16).to_be(),
             next: PROTOCOL_ICMPV6,
             hops: 255,
-            source: network_order(target),
-            destination: network_order(sender),
+            source: target,
+            destination: sender,
         };
+        let mut total = in_host_order(sender) + 2 * in_host_order(target) + length as u64;
+        total += sum(u64::from(flags)) + if has_option { self.sum_of_option() } else { 0 };
         let answer = NeighbourHeader {
             kind: NEIGHBOUR_ADVERTISEMENT,
             code: 0,
-            checksum: self.checksum(length as u64, flags).to_be(),
+            checksum: checksum(total).to_be(),
             flags: flags.to_be(),
-            target: network_order(target),
+            target,
         };
-        frame.write(offset, header)?;
+        frame.write(self.offset, header)?;
         frame.write(message, answer)?;
         if has_option {
             let option = LinkOption { kind: TARGET_LINK_ADDRESS, words: 1, mac: self.virtual_mac };
             frame.write(message + size_of::<NeighbourHeader>(), option)?;
         }
-        turn_round(frame, self.request.sender_mac, self.own_mac)
+        let sender_mac = frame.read::<Ethernet>(0)?.source;
+        turn_round(frame, sender_mac, self.own_mac)
     }
 
-    /// RFC 4443 2.3: over addresses, length, protocol and message.
     #[inline(always)]
-    fn checksum(&self, length: u64, flags: u32) -> u16 {
-        let Neighbour { sender, target, has_option, .. } = self.request;
-        // The target is summed twice: it is the source address too.
-        let addresses = sum(sender.0) + sum(sender.1) + 2 * (sum(target.0) + sum(target.1));
-        let kinds = u64::from(PROTOCOL_ICMPV6) + (u64::from(NEIGHBOUR_ADVERTISEMENT) << 8);
+    fn sum_of_option(&self) -> u64 {
         let [a, b, c, d, e, f] = self.virtual_mac.map(u64::from);
         let kind_and_words = u64::from(TARGET_LINK_ADDRESS) << 8 | 1;
-        let option = kind_and_words << 48 | a << 40 | b << 32 | c << 24 | d << 16 | e << 8 | f;
-        let total =
-            addresses + kinds + length + sum(u64::from(flags)) + if has_option { sum(option) } else { 0 };
-        let folded = (total & 0xffff) + (total >> 16);
-        !((folded & 0xffff) + (folded >> 16)) as u16
+        sum(kind_and_words << 48 | a << 40 | b << 32 | c << 24 | d << 16 | e << 8 | f)
     }
+}
+
+/// RFC 4443 2.3: over addresses (the target is summed twice, being the source too), length, protocol and message.
+#[inline(always)]
+fn checksum(addresses_length_and_message: u64) -> u16 {
+    let kinds = u64::from(PROTOCOL_ICMPV6) + (u64::from(NEIGHBOUR_ADVERTISEMENT) << 8);
+    let total = addresses_length_and_message + kinds;
+    let folded = (total & 0xffff) + (total >> 16);
+    !((folded & 0xffff) + (folded >> 16)) as u16
+}
+
+#[inline(always)]
+fn in_host_order(address: [u64; 2]) -> u64 {
+    sum(u64::from_be(address[0])) + sum(u64::from_be(address[1]))
 }
 
 /// The sum of four 16-bit words.
 #[inline(always)]
 const fn sum(words: u64) -> u64 {
     (words >> 48) + (words >> 32 & 0xffff) + (words >> 16 & 0xffff) + (words & 0xffff)
-}
-
-#[inline(always)]
-fn network_order(address: Address) -> [u64; 2] {
-    [address.0.to_be(), address.1.to_be()]
 }
 
 #[inline(always)]

@@ -5,7 +5,7 @@
 //! output (nobody does: an outsider sees at most which node answered), so two rounds of multiply and shift
 //! with a secret before and between them do; SipHash-1-3 would cost as much as the rest of the filter.
 
-use crate::abi::{Address, Balance};
+use crate::abi::{Address, Balance, FlowKey, SIGHTS};
 
 /// 65,536 buckets: the top bits of the hash, which every input bit reaches.
 pub type Bucket = u16;
@@ -27,6 +27,15 @@ fn masked(balance: &Balance, client: Address) -> Address {
     } else {
         Address(client.0 & balance.ipv6.0, client.1 & balance.ipv6.1)
     }
+}
+
+/// Where the sights of a flow are kept: as hard to aim at as a bucket.
+#[inline(always)]
+pub fn sight_slot(key: HashKey, flow: &FlowKey) -> u32 {
+    let ports = u64::from(flow.client_port) << 32 | u64::from(flow.port) << 16 | u64::from(flow.vip);
+    let state = round(key[1] ^ flow.client.1) ^ key[0];
+    let state = round(state ^ flow.client.0) ^ ports;
+    (round(state) >> (64 - SIGHTS.trailing_zeros())) as u32
 }
 
 #[inline(always)]

@@ -4,7 +4,7 @@
 //! and in the table that compares both.
 //!
 //! ```text
-//! frame -> packet::parse -> vip? -> packet::parse_transport -> rule? -> flow::bucket -> table -> verdict -> count
+//! frame -> packet::parse -> vip? -> transport::parse_transport -> rule? -> flow::bucket -> table -> verdict -> count
 //! ```
 #![no_std]
 
@@ -14,6 +14,8 @@ extern crate std;
 pub mod abi;
 pub mod answer;
 pub mod flow;
+pub mod flows;
 pub mod guard;
 pub mod packet;
+pub mod transport;
 pub mod verdict;

@@ -12,10 +12,10 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use safekit_ebpf::abi::{Address, Rule, Vip};
+use safekit_ebpf::abi::{Address, FlowKey, FlowRecord, FragmentKey, Limits, Rule, Vip};
 use safekit_ebpf::flow::{Bucket, HashKey};
-use safekit_ebpf::packet::{Ethernet, Frame, FrameMut, Ip, OFFSET_MAX, Plain, Protocol, Tcp, Version};
-use safekit_ebpf::verdict::{BucketState, Evidence, Verdict, World, apply, decide};
+use safekit_ebpf::packet::{Ethernet, Frame, FrameMut, Ip, OFFSET_MAX, Plain, Protocol, Version};
+use safekit_ebpf::verdict::{BucketState, Evidence, Flow, Verdict, World, apply, decide};
 
 #[xdp]
 pub(crate) fn safekit_farm(context: XdpContext) -> u32 {
@@ -26,13 +26,13 @@ pub(crate) fn safekit_farm(context: XdpContext) -> u32 {
     let decision = decide(&frame, &Kernel { context: &context });
     maps::count(&decision);
     // The frame is as long as it was when it was read, so this cannot fail; if it did, it would not be ours to pass.
-    if apply(&mut frame, &decision.verdict).is_none() {
+    if apply(&mut frame, &decision).is_none() {
         return xdp_action::XDP_DROP;
     }
     match decision.verdict {
-        Verdict::NotFarm | Verdict::Ours { own_mac: _ } => xdp_action::XDP_PASS,
+        Verdict::NotFarm | Verdict::Ours => xdp_action::XDP_PASS,
         Verdict::Drop => xdp_action::XDP_DROP,
-        Verdict::Answer(_) | Verdict::Advertise(_) => xdp_action::XDP_TX,
+        Verdict::Answer | Verdict::Advertise => xdp_action::XDP_TX,
     }
 }
 
@@ -101,6 +101,18 @@ impl Frame for XdpFrame {
         // SAFETY: `at` has checked that T lies within the frame; any bytes are a T; the read may be misaligned.
         Some(unsafe { (place as *const T).read_unaligned() })
     }
+
+    /// A byte of the frame more, and the same byte less: to the verifier any number.
+    #[inline(always)]
+    fn forget_way(&self, number: usize) -> usize {
+        match self.read::<[u8; 1]>(0) {
+            Some([byte]) => {
+                let byte = usize::from(byte);
+                number.wrapping_add(byte).wrapping_sub(core::hint::black_box(byte)) & 0xffff
+            }
+            None => number,
+        }
+    }
 }
 
 impl FrameMut for XdpFrame {
@@ -136,17 +148,17 @@ impl World for Kernel<'_> {
     }
 
     #[inline(always)]
-    fn vip(&self, address: Address) -> Option<Vip> {
+    fn vip(&self, address: Address) -> Option<&Vip> {
         maps::vip(address)
     }
 
     #[inline(always)]
-    fn rule(&self, vip: &Vip, protocol: Protocol, port: u16) -> Option<Rule> {
+    fn rule(&self, vip: &Vip, protocol: Protocol, port: u16) -> Option<&Rule> {
         let row = match protocol {
             Protocol::Tcp => vip.tcp_row,
             Protocol::Udp => vip.udp_row,
         };
-        maps::rule(vip, row, port).copied()
+        maps::rule(vip, row, port)
     }
 
     #[inline(always)]
@@ -169,8 +181,8 @@ impl World for Kernel<'_> {
     }
 
     #[inline(always)]
-    fn evidence(&self, ip: &Ip, tcp: &Tcp) -> Evidence {
-        let (mut tuple, length) = socket_tuple(ip, tcp);
+    fn evidence(&self, ip: &Ip, flow: &Flow) -> Evidence {
+        let (mut tuple, length) = socket_tuple(ip, flow);
         // SAFETY: context and tuple live; the reference that comes back is released below, on the only path.
         let socket =
             unsafe { bpf_skc_lookup_tcp(self.context.as_ptr(), &raw mut tuple, length, CURRENT_NETNS, 0) };
@@ -181,7 +193,7 @@ impl World for Kernel<'_> {
         let listens = unsafe { (*socket).state } == TCP_LISTEN;
         let evidence = if !listens {
             Evidence::Connection
-        } else if self.acknowledges_cookie(socket.cast(), ip, tcp) {
+        } else if flow.header != 0 && self.acknowledges_cookie(socket.cast(), ip, flow.header) {
             Evidence::Cookie
         } else {
             Evidence::None
@@ -189,6 +201,67 @@ impl World for Kernel<'_> {
         // SAFETY: the reference from above, released once.
         unsafe { bpf_sk_release(socket.cast()) };
         evidence
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: the helper only returns a number.
+        unsafe { bpf_ktime_get_boot_ns() }
+    }
+
+    #[inline(always)]
+    fn limits(&self) -> Limits {
+        maps::limits()
+    }
+
+    #[inline(always)]
+    fn fragments_follow(&self, key: &FragmentKey) -> Option<u64> {
+        maps::fragments_follow(key)
+    }
+
+    #[inline(always)]
+    fn remember_fragments(&self, key: &FragmentKey, until: u64) {
+        maps::remember_fragments(key, until);
+    }
+
+    #[inline(always)]
+    fn forget_fragments(&self, key: &FragmentKey) {
+        maps::forget_fragments(key);
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> FlowRecord {
+        maps::flow(key)
+    }
+
+    #[inline(always)]
+    fn set_flow(&self, key: &FlowKey, record: &FlowRecord) {
+        maps::set_flow(key, record);
+    }
+
+    #[inline(always)]
+    fn newcomer(&self, key: &FlowKey) -> FlowRecord {
+        maps::newcomer(key)
+    }
+
+    #[inline(always)]
+    fn set_newcomer(&self, key: &FlowKey, record: &FlowRecord) {
+        maps::set_newcomer(key, record);
+    }
+
+    #[inline(always)]
+    fn away(&self, row: u8, bucket: Bucket) -> u64 {
+        maps::away(row, bucket)
+    }
+
+    #[inline(always)]
+    fn sight(&self, slot: u32) -> u32 {
+        maps::sight(slot)
+    }
+
+    #[inline(always)]
+    fn set_sight(&self, slot: u32, time: u32) {
+        maps::set_sight(slot, time);
     }
 }
 
@@ -200,9 +273,9 @@ impl Kernel<'_> {
     /// The kernel reads no further than the fixed headers, although options may follow (`bpf_tcp_check_syncookie`,
     /// Linux 5.2 to 6.18).
     #[inline(always)]
-    fn acknowledges_cookie(&self, listener: *mut core::ffi::c_void, ip: &Ip, tcp: &Tcp) -> bool {
+    fn acknowledges_cookie(&self, listener: *mut core::ffi::c_void, ip: &Ip, tcp: usize) -> bool {
         let frame = XdpFrame::of(self.context);
-        let Some(tcp_header) = frame.at::<[u8; TCP_HEADER]>(tcp.offset) else { return false };
+        let Some(tcp_header) = frame.at::<[u8; TCP_HEADER]>(tcp) else { return false };
         match ip.version {
             Version::V4 => {
                 let Some(header) = frame.at::<[u8; IPV4_HEADER]>(ip.offset) else { return false };
@@ -237,14 +310,14 @@ fn check_cookie(listener: *mut core::ffi::c_void, ip: usize, ip_length: usize, t
 
 /// The connection as a socket of this node would have it, in network order; the length tells the family.
 #[inline(always)]
-fn socket_tuple(ip: &Ip, tcp: &Tcp) -> (bpf_sock_tuple, u32) {
+fn socket_tuple(ip: &Ip, flow: &Flow) -> (bpf_sock_tuple, u32) {
     // SAFETY: integers only.
     let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-    let (sport, dport) = (tcp.source.to_be(), tcp.destination.to_be());
+    let (sport, dport) = (flow.client_port.to_be(), flow.port.to_be());
     match ip.version {
         Version::V4 => {
             let v4 = aya_ebpf::bindings::bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
-                saddr: (ip.source.1 as u32).to_be(),
+                saddr: (flow.client.1 as u32).to_be(),
                 daddr: (ip.destination.1 as u32).to_be(),
                 sport,
                 dport,
@@ -254,7 +327,7 @@ fn socket_tuple(ip: &Ip, tcp: &Tcp) -> (bpf_sock_tuple, u32) {
         }
         Version::V6 => {
             let v6 = aya_ebpf::bindings::bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
-                saddr: words(ip.source),
+                saddr: words(flow.client),
                 daddr: words(ip.destination),
                 sport,
                 dport,

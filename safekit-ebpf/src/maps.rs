@@ -2,10 +2,11 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, PerCpuArray, ProgramArray};
+use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, ProgramArray};
 use safekit_ebpf::abi::{
-    self, Address, CounterRow, GROUPS_MAX, Lease, PortRow, REASON_SLOTS, RULES_MAX, Rule, SCOPES,
-    TABLE_WORDS, Table, VIP_SLOTS, Vip,
+    self, Address, AwayPage, CounterRow, FLOWS_MAX, FRAGMENTS_MAX, FlowKey, FlowRecord, FragmentKey,
+    GROUPS_MAX, Lease, Limits, NEWCOMERS_MAX, PAGE, PortRow, REASON_SLOTS, RULES_MAX, Rule, SCOPES,
+    SightPage, TABLE_WORDS, Table, VIP_SLOTS, Vip,
 };
 use safekit_ebpf::flow::{Bucket, HashKey};
 use safekit_ebpf::verdict::{BucketState, Decision};
@@ -16,6 +17,9 @@ static HASH_KEY: Global<HashKey> = Global::new([0; 2]);
 static VIP_SEED: Global<u64> = Global::new(1);
 #[unsafe(no_mangle)]
 static CLOCK: Global<u64> = Global::new(abi::CLOCK_PRECISE);
+
+#[unsafe(no_mangle)]
+static LIMITS: Global<Limits> = Global::new(Limits::DEFAULT);
 
 #[map]
 static VIPS: Array<Vip> = Array::with_max_entries(VIP_SLOTS as u32, 0);
@@ -31,6 +35,17 @@ static TABLES: Array<Table> = Array::with_max_entries(2 * GROUPS_MAX as u32, 0);
 static LEASE: Array<Lease> = Array::with_max_entries(1, 0);
 #[map]
 static COUNTERS: PerCpuArray<CounterRow> = PerCpuArray::with_max_entries(SCOPES as u32, 0);
+#[map]
+static FRAGMENTS: LruHashMap<FragmentKey, u64> = LruHashMap::with_max_entries(FRAGMENTS_MAX as u32, 0);
+// Smaller where no rule asks for flows: see the driver.
+#[map]
+static FLOWS: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(FLOWS_MAX as u32, 0);
+#[map]
+static NEWCOMERS: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(NEWCOMERS_MAX as u32, 0);
+#[map]
+static AWAY: Array<AwayPage> = Array::with_max_entries(1, 0);
+#[map]
+static SIGHTS: Array<SightPage> = Array::with_max_entries(1, 0);
 #[map]
 static NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
@@ -48,10 +63,10 @@ pub(crate) fn clock_is_precise() -> bool {
 }
 
 #[inline(always)]
-pub(crate) fn vip(address: Address) -> Option<Vip> {
+pub(crate) fn vip(address: Address) -> Option<&'static Vip> {
     let vip = VIPS.get(abi::vip_slot(address, VIP_SEED.load()))?;
     // An empty slot has the address `::`, which a frame may name, and no interface.
-    (vip.address == address && vip.interface != 0).then_some(*vip)
+    (vip.address == address && vip.interface != 0).then_some(vip)
 }
 
 #[inline(always)]
@@ -75,6 +90,77 @@ pub(crate) fn bucket(group: u16, bucket: Bucket) -> BucketState {
 }
 
 #[inline(always)]
+pub(crate) fn limits() -> Limits {
+    LIMITS.load()
+}
+
+#[inline(always)]
+pub(crate) fn fragments_follow(key: &FragmentKey) -> Option<u64> {
+    // SAFETY: an entry that is replaced meanwhile shows one of its two values: both are words that were written whole.
+    unsafe { FRAGMENTS.get(key) }.copied()
+}
+
+/// No room (an LRU finds some) or a race for it: the other fragments are then dropped, and counted.
+#[inline(always)]
+pub(crate) fn remember_fragments(key: &FragmentKey, until: u64) {
+    let _dropped = FRAGMENTS.insert(key, until, 0);
+}
+
+#[inline(always)]
+pub(crate) fn forget_fragments(key: &FragmentKey) {
+    let _unknown = FRAGMENTS.remove(key);
+}
+
+#[inline(always)]
+pub(crate) fn flow(key: &FlowKey) -> FlowRecord {
+    // SAFETY: as for fragments; of a record that is replaced meanwhile, each half is right at one of the two times.
+    unsafe { FLOWS.get(key) }.copied().unwrap_or(FlowRecord::NONE)
+}
+
+/// A note that cannot be written is as one that was evicted.
+#[inline(always)]
+pub(crate) fn set_flow(key: &FlowKey, record: &FlowRecord) {
+    let _evicted = FLOWS.insert(key, record, 0);
+}
+
+#[inline(always)]
+pub(crate) fn newcomer(key: &FlowKey) -> FlowRecord {
+    // SAFETY: as for flows.
+    unsafe { NEWCOMERS.get(key) }.copied().unwrap_or(FlowRecord::NONE)
+}
+
+#[inline(always)]
+pub(crate) fn set_newcomer(key: &FlowKey, record: &FlowRecord) {
+    let _evicted = NEWCOMERS.insert(key, record, 0);
+}
+
+#[inline(always)]
+pub(crate) fn away(row: u8, bucket: Bucket) -> u64 {
+    let page = u32::from(row) * abi::AWAY_PAGES as u32 + u32::from(bucket) / PAGE as u32;
+    match AWAY.get(page) {
+        Some(times) => times[usize::from(bucket) & (PAGE - 1)],
+        None => u64::MAX,
+    }
+}
+
+#[inline(always)]
+pub(crate) fn sight(slot: u32) -> u32 {
+    match SIGHTS.get(slot / PAGE as u32) {
+        Some(times) => times[slot as usize & (PAGE - 1)],
+        None => u32::MAX,
+    }
+}
+
+#[inline(always)]
+pub(crate) fn set_sight(slot: u32, time: u32) {
+    if let Some(times) = SIGHTS.get_ptr_mut(slot / PAGE as u32) {
+        // SAFETY: the place is one aligned word of a page that lives as long as the map; whoever writes it at the same
+        // time writes the same second, or the next.
+        unsafe { (*times)[slot as usize & (PAGE - 1)] = time };
+    }
+}
+
+#[inline(always)]
 pub(crate) fn lease() -> Lease {
     LEASE.get(0).copied().unwrap_or_default()
 }
@@ -83,7 +169,9 @@ pub(crate) fn lease() -> Lease {
 #[inline(always)]
 pub(crate) fn count(decision: &Decision) {
     if let Some(row) = COUNTERS.get_ptr_mut(decision.scope) {
-        let reason = decision.reason as usize & (REASON_SLOTS - 1);
+        // The compiler knows that no reason is larger, and leaves the mask out; the verifier knows it only of what is
+        // decided in this function.
+        let reason = core::hint::black_box(decision.reason as usize) & (REASON_SLOTS - 1);
         // SAFETY: the row is this CPU's own, and XDP does not run inside itself.
         unsafe { (*row)[reason] += 1 };
     }

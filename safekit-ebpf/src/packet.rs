@@ -5,10 +5,12 @@
 //!
 //! ```text
 //! Ethernet, 0 to 2 VLAN tags --+-- ARP
-//!                              +-- IPv4, options ----------------+-- TCP | UDP | ICMP
-//!                              +-- IPv6, extension headers <= 4 -+
+//!                              +-- IPv4, options
+//!                              +-- IPv6
 //!                              +-- anything else
 //! ```
+//!
+//! What an IP packet carries is read in `transport.rs`, and only of packets to a virtual IP.
 
 use crate::abi::Address;
 
@@ -22,6 +24,12 @@ pub unsafe trait Plain: Copy {}
 pub trait Frame {
     /// The header at `offset`; none when it does not lie within the frame.
     fn read<T: Plain>(&self, offset: usize) -> Option<T>;
+
+    /// The same number (of at most 16 bits), of which a verifier forgets the way that it came by. What follows is then
+    /// looked at once, and not once for each way.
+    fn forget_way(&self, number: usize) -> usize {
+        number
+    }
 }
 
 /// A frame that can be changed in place; its length stays.
@@ -33,8 +41,6 @@ pub trait FrameMut: Frame {
 /// The largest offset that parsing may reach; with it the verifier can bound every read.
 pub const OFFSET_MAX: usize = 0x3fff;
 const VLAN_TAGS_MAX: usize = 2;
-/// Hop-by-hop, routing, fragment, destination: RFC 8200 4.1 has no use for more.
-const EXTENSIONS_MAX: usize = 4;
 
 #[derive(Clone, Copy)]
 #[repr(C, packed)]
@@ -66,17 +72,17 @@ pub struct ArpHeader {
 
 #[derive(Clone, Copy)]
 #[repr(C, packed)]
-struct Ipv4Header {
-    version_and_length: u8,
-    service: u8,
-    total_length: u16,
-    id: u16,
-    fragment: u16,
-    hops: u8,
-    protocol: u8,
-    checksum: u16,
-    source: u32,
-    destination: u32,
+pub struct Ipv4Header {
+    pub version_and_length: u8,
+    pub service: u8,
+    pub total_length: u16,
+    pub id: u16,
+    pub fragment: u16,
+    pub hops: u8,
+    pub protocol: u8,
+    pub checksum: u16,
+    pub source: u32,
+    pub destination: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -110,43 +116,6 @@ pub struct LinkOption {
     pub mac: [u8; 6],
 }
 
-#[derive(Clone, Copy)]
-#[repr(C, packed)]
-struct TcpHeader {
-    source: u16,
-    destination: u16,
-    numbers: [u32; 2],
-    length: u8,
-    flags: u8,
-    rest: [u16; 3],
-}
-
-#[derive(Clone, Copy)]
-#[repr(C, packed)]
-struct UdpHeader {
-    source: u16,
-    destination: u16,
-    rest: [u16; 2],
-}
-
-#[derive(Clone, Copy)]
-#[repr(C, packed)]
-struct IcmpHeader {
-    kind: u8,
-    code: u8,
-    checksum: u16,
-    id: u16,
-    sequence: u16,
-}
-
-#[derive(Clone, Copy)]
-#[repr(C, packed)]
-struct ExtensionHeader {
-    next: u8,
-    length: u8,
-    fragment: u16,
-}
-
 // SAFETY: packed structs of integers and arrays of integers have neither padding nor invalid bit patterns.
 unsafe impl Plain for Ethernet {}
 // SAFETY: as above.
@@ -161,14 +130,6 @@ unsafe impl Plain for Ipv6Header {}
 unsafe impl Plain for NeighbourHeader {}
 // SAFETY: as above.
 unsafe impl Plain for LinkOption {}
-// SAFETY: as above.
-unsafe impl Plain for TcpHeader {}
-// SAFETY: as above.
-unsafe impl Plain for UdpHeader {}
-// SAFETY: as above.
-unsafe impl Plain for IcmpHeader {}
-// SAFETY: as above.
-unsafe impl Plain for ExtensionHeader {}
 // SAFETY: an array of bytes has neither padding nor invalid bit patterns.
 unsafe impl<const N: usize> Plain for [u8; N] {}
 
@@ -182,17 +143,9 @@ pub const PROTOCOL_ICMP: u8 = 1;
 pub const PROTOCOL_TCP: u8 = 6;
 pub const PROTOCOL_UDP: u8 = 17;
 pub const PROTOCOL_ICMPV6: u8 = 58;
-const EXTENSION_HOP_BY_HOP: u8 = 0;
-const EXTENSION_ROUTING: u8 = 43;
-const EXTENSION_FRAGMENT: u8 = 44;
-const EXTENSION_AUTHENTICATION: u8 = 51;
-const EXTENSION_DESTINATION: u8 = 60;
 
 pub const NEIGHBOUR_SOLICITATION: u8 = 135;
 pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
-
-const TCP_SYN: u8 = 0x02;
-const TCP_ACK: u8 = 0x10;
 
 /// Network layer: whom a frame is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,7 +189,6 @@ pub struct Arp {
     pub request: bool,
     pub sender: u32,
     pub target: u32,
-    pub sender_mac: [u8; 6],
 }
 
 /// Neighbour discovery: IPv6's ARP.
@@ -248,10 +200,6 @@ pub struct Neighbour {
     pub solicitation: bool,
     pub sender: Address,
     pub target: Address,
-    /// Where the frame came from.
-    pub sender_mac: [u8; 6],
-    /// Whether a link-layer address fits behind the message.
-    pub has_option: bool,
 }
 
 /// What rules are for.
@@ -261,34 +209,14 @@ pub enum Protocol {
     Udp,
 }
 
-/// What an IP packet carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    Tcp(Tcp),
-    Udp {
-        source: u16,
-        destination: u16,
-    },
-    EchoRequest {
-        id: u16,
-    },
-    IcmpError,
-    IcmpOther,
-    Fragment,
-    /// A protocol that no rule can name.
-    Other,
-    /// Cut off, impossible lengths, or more extension headers than anybody needs.
-    Malformed,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tcp {
-    pub source: u16,
-    pub destination: u16,
-    /// Opens a connection: SYN without ACK.
-    pub opening: bool,
-    /// Where the TCP header begins.
-    pub offset: usize,
+impl Protocol {
+    #[inline(always)]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => PROTOCOL_TCP,
+            Self::Udp => PROTOCOL_UDP,
+        }
+    }
 }
 
 /// Reads a frame as far as the addresses.
@@ -375,7 +303,6 @@ fn parse_arp(frame: &impl Frame, offset: usize) -> Packet {
         request: u16::from_be(header.operation) == 1,
         sender: u32::from_be(header.sender),
         target: u32::from_be(header.target),
-        sender_mac: header.sender_mac,
     })
 }
 
@@ -396,127 +323,20 @@ pub fn parse_neighbour(frame: &impl Frame, ip: &Ip) -> Option<Neighbour> {
     {
         return None;
     }
-    let with_option = size_of::<NeighbourHeader>() + size_of::<LinkOption>();
     let target = message.target;
     Some(Neighbour {
         offset: ip.offset,
         solicitation: message.kind == NEIGHBOUR_SOLICITATION,
         sender: ip.source,
         target: Address(u64::from_be(target[0]), u64::from_be(target[1])),
-        sender_mac: frame.read::<Ethernet>(0)?.source,
-        has_option: usize::from(ip.payload_length) >= with_option
-            && frame.read::<LinkOption>(ip.payload + size_of::<NeighbourHeader>()).is_some(),
     })
 }
 
-/// Reads on, into what a packet carries. Only packets to a virtual IP come here.
+/// Whether a link-layer address fits behind a neighbour message that begins at `message`.
 #[inline(always)]
-pub fn parse_transport(frame: &impl Frame, ip: &Ip) -> Transport {
-    if ip.fragment {
-        return Transport::Fragment;
-    }
-    match ip.version {
-        Version::V4 => transport(frame, ip.protocol, ip.payload, ip.payload_length, PROTOCOL_ICMP),
-        Version::V6 => parse_extensions(frame, ip),
-    }
-}
-
-#[inline(always)]
-fn parse_extensions(frame: &impl Frame, ip: &Ip) -> Transport {
-    let mut protocol = ip.protocol;
-    let mut offset = ip.payload;
-    let mut left = ip.payload_length;
-    for _ in 0..EXTENSIONS_MAX {
-        if !is_extension(protocol) {
-            return transport(frame, protocol, offset, left, PROTOCOL_ICMPV6);
-        }
-        let Some(header) = frame.read::<ExtensionHeader>(offset) else { return Transport::Malformed };
-        // An "atomic" fragment (RFC 6946) is whole; reserved bits do not count.
-        if protocol == EXTENSION_FRAGMENT && u16::from_be(header.fragment) & !0x6 != 0 {
-            return Transport::Fragment;
-        }
-        let length = extension_length(protocol, header.length);
-        if left < length {
-            return Transport::Malformed;
-        }
-        left -= length;
-        offset += usize::from(length);
-        protocol = header.next;
-    }
-    if is_extension(protocol) {
-        return Transport::Malformed;
-    }
-    transport(frame, protocol, offset, left, PROTOCOL_ICMPV6)
-}
-
-#[inline(always)]
-fn is_extension(protocol: u8) -> bool {
-    matches!(
-        protocol,
-        EXTENSION_HOP_BY_HOP
-            | EXTENSION_ROUTING
-            | EXTENSION_FRAGMENT
-            | EXTENSION_AUTHENTICATION
-            | EXTENSION_DESTINATION
-    )
-}
-
-/// RFC 8200 4.2 and 4.5; RFC 4302 2.2 counts words of four bytes.
-#[inline(always)]
-fn extension_length(protocol: u8, length: u8) -> u16 {
-    match protocol {
-        EXTENSION_FRAGMENT => 8,
-        EXTENSION_AUTHENTICATION => (u16::from(length) + 2) * 4,
-        _ => (u16::from(length) + 1) * 8,
-    }
-}
-
-#[inline(always)]
-fn transport(frame: &impl Frame, protocol: u8, offset: usize, length: u16, icmp: u8) -> Transport {
-    match protocol {
-        PROTOCOL_TCP => parse_tcp(frame, offset, length),
-        PROTOCOL_UDP => parse_udp(frame, offset, length),
-        _ if protocol == icmp => parse_icmp(frame, offset, length, icmp),
-        _ => Transport::Other,
-    }
-}
-
-#[inline(always)]
-fn parse_tcp(frame: &impl Frame, offset: usize, length: u16) -> Transport {
-    let Some(header) = frame.read::<TcpHeader>(offset) else { return Transport::Malformed };
-    if usize::from(length) < size_of::<TcpHeader>() || header.length >> 4 < 5 {
-        return Transport::Malformed;
-    }
-    Transport::Tcp(Tcp {
-        source: u16::from_be(header.source),
-        destination: u16::from_be(header.destination),
-        opening: header.flags & (TCP_SYN | TCP_ACK) == TCP_SYN,
-        offset,
-    })
-}
-
-#[inline(always)]
-fn parse_udp(frame: &impl Frame, offset: usize, length: u16) -> Transport {
-    let Some(header) = frame.read::<UdpHeader>(offset) else { return Transport::Malformed };
-    if usize::from(length) < size_of::<UdpHeader>() {
-        return Transport::Malformed;
-    }
-    Transport::Udp { source: u16::from_be(header.source), destination: u16::from_be(header.destination) }
-}
-
-/// Kinds by RFC 792 and RFC 4443: errors quote a packet, requests want an answer.
-#[inline(always)]
-fn parse_icmp(frame: &impl Frame, offset: usize, length: u16, icmp: u8) -> Transport {
-    let Some(header) = frame.read::<IcmpHeader>(offset) else { return Transport::Malformed };
-    if usize::from(length) < size_of::<IcmpHeader>() {
-        return Transport::Malformed;
-    }
-    let id = u16::from_be(header.id);
-    match (icmp == PROTOCOL_ICMP, header.kind) {
-        (true, 8) | (false, 128) => Transport::EchoRequest { id },
-        (true, 3 | 4 | 11 | 12) | (false, 1..=4) => Transport::IcmpError,
-        (true | false, _) => Transport::IcmpOther,
-    }
+pub fn has_option(frame: &impl Frame, message: usize, length: u16) -> bool {
+    usize::from(length) >= size_of::<NeighbourHeader>() + size_of::<LinkOption>()
+        && frame.read::<LinkOption>(message + size_of::<NeighbourHeader>()).is_some()
 }
 
 /// A frame in memory that we own: tests, fuzzing, and what a capture holds.

@@ -7,12 +7,21 @@
 //! | gained (transitional)  | pass                | pass iff a local connection or a valid cookie | pass           |
 //! | lost (transitional)    | drop                | the same test                                 | drop           |
 //!
+//! An error of ICMP is judged as a packet of the flow that it quotes, and no SYN. Of a datagram in fragments the first is
+//! judged; the others follow it while it is remembered, and only what passes is. Rules with `evidence: flows` are judged
+//! in `flows.rs`.
+//!
 //! Past the lease, mine and gained count as lost: a controller that stalls keeps its connections and takes no new one.
 
-use crate::abi::{Address, Balance, Rule, SCOPE_NONE, Table, Vip, scope_of_rule, scope_of_vip};
-use crate::answer::{Advertisement, ArpAnswer};
+use crate::abi::{
+    Address, Balance, EvidenceBy, FlowKey, FlowRecord, FragmentKey, Limits, Rule, SCOPE_NONE, Table, Vip,
+    scope_of_rule, scope_of_vip,
+};
+use crate::answer::Answer;
 use crate::flow::{self, Bucket, HashKey};
-use crate::packet::{self, Arp, Frame, FrameMut, Ip, Neighbour, Packet, Protocol, Tcp, Transport};
+use crate::flows;
+use crate::packet::{self, Arp, Frame, FrameMut, Ip, Neighbour, Packet, Protocol, Version};
+use crate::transport::{self, Piece, Quoted, Transport};
 
 /// What happens to a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,13 +29,13 @@ pub enum Verdict {
     /// Not about a virtual IP: to the stack, untouched.
     NotFarm,
     /// Ours: to the stack, under the network card's own address.
-    Ours { own_mac: [u8; 6] },
+    Ours,
     /// Another node's, or nobody's.
     Drop,
     /// Answered in place, and sent back where it came from.
-    Answer(ArpAnswer),
+    Answer,
     /// The same for IPv6.
-    Advertise(Advertisement),
+    Advertise,
 }
 
 /// Verdict, why, and whose counter it is.
@@ -35,6 +44,10 @@ pub struct Decision {
     pub verdict: Verdict,
     pub reason: Reason,
     pub scope: u32,
+    /// What to write into the frame, where something is. Here and not in the verdicts, so that it is defined whatever the
+    /// verdict: the compiler copies and shifts such words before it knows whether they are needed, and the verifier
+    /// minds what is not defined.
+    pub answer: Answer,
 }
 
 macro_rules! reasons {
@@ -74,19 +87,27 @@ reasons! {
     Kept = "kept",
     /// Passed: completes a handshake that our SYN cookie began, in a bucket on the move.
     KeptByCookie = "kept_by_cookie",
+    /// Passed: of a flow that was noted here, in a bucket on the move.
+    KeptFlow = "kept_flow",
     /// Dropped: of a connection that lives elsewhere, in a bucket on the move.
     NoSocket = "no_socket",
+    /// Dropped: of a flow that is not known to be this node's, in a bucket on the move.
+    NoFlow = "no_flow",
     /// Dropped: ours, but the lease has ended.
     Lease = "lease",
     /// Dropped: to a virtual IP, to a port that no rule names.
     NoRule = "no_rule",
     /// Dropped: to a virtual IP, of a protocol that no rule can name.
     Protocol = "protocol",
-    /// Dropped: a fragment, which names no port.
+    /// Dropped: a fragment whose first one has not passed here, or not lately.
     Fragment = "fragment",
-    /// Passed: an error about a packet of the virtual IP; the stack ignores it where it has no such connection.
+    /// Passed: a fragment whose first one has passed.
+    FragmentFollows = "fragment_follows",
+    /// Passed: an error about a packet of a flow of ours.
     IcmpError = "icmp_error",
-    /// Dropped: ICMP that asks for no echo.
+    /// Dropped: an error that quotes no packet of a rule of the virtual IP.
+    IcmpStray = "icmp_stray",
+    /// Dropped: ICMP that asks for no echo and is no error.
     IcmpOther = "icmp_other",
     /// Dropped: about a virtual IP of another interface.
     WrongInterface = "wrong_interface",
@@ -155,13 +176,50 @@ pub trait World {
     fn hash_key(&self) -> HashKey;
     /// The index of the interface that the frame came in by.
     fn interface(&self) -> u32;
-    fn vip(&self, address: Address) -> Option<Vip>;
+    fn vip(&self, address: Address) -> Option<&Vip>;
     /// The narrowest rule of the virtual IP that covers the port.
-    fn rule(&self, vip: &Vip, protocol: Protocol, port: u16) -> Option<Rule>;
+    fn rule(&self, vip: &Vip, protocol: Protocol, port: u16) -> Option<&Rule>;
     /// Foreign where there is no such group.
     fn bucket(&self, group: u16, bucket: Bucket) -> BucketState;
     fn lease_holds(&self) -> bool;
-    fn evidence(&self, ip: &Ip, tcp: &Tcp) -> Evidence;
+    /// What the socket table says of a TCP flow to the destination of `ip`.
+    fn evidence(&self, ip: &Ip, flow: &Flow) -> Evidence;
+    /// The boot clock, in nanoseconds.
+    fn now(&self) -> u64;
+    fn limits(&self) -> Limits;
+    /// Until when the fragments of a datagram follow its first one.
+    fn fragments_follow(&self, key: &FragmentKey) -> Option<u64>;
+    fn remember_fragments(&self, key: &FragmentKey, until: u64);
+    fn forget_fragments(&self, key: &FragmentKey);
+    /// [`FlowRecord::NONE`] where there is none; the same for newcomers.
+    fn flow(&self, key: &FlowKey) -> FlowRecord;
+    fn set_flow(&self, key: &FlowKey, record: &FlowRecord);
+    fn newcomer(&self, key: &FlowKey) -> FlowRecord;
+    fn set_newcomer(&self, key: &FlowKey, record: &FlowRecord);
+    /// When a bucket was last another node's; always, where that is not known.
+    fn away(&self, row: u8, bucket: Bucket) -> u64;
+    /// In [`flows::sight_time`]; the end of time, where that is not known.
+    fn sight(&self, slot: u32) -> u32;
+    fn set_sight(&self, slot: u32, time: u32);
+}
+
+/// A flow between a client and a port of a virtual IP, and what a packet of it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    pub protocol: Protocol,
+    pub client: Address,
+    pub client_port: u16,
+    pub port: u16,
+    /// The virtual IP, by its place.
+    pub vip: u16,
+    /// TCP: SYN without ACK.
+    pub opening: bool,
+    /// TCP: FIN or RST.
+    pub closing: bool,
+    /// The packet is an error about one of this flow.
+    pub quoted: bool,
+    /// Where the TCP header of a packet of this flow begins; 0 where there is none.
+    pub header: usize,
 }
 
 #[inline(always)]
@@ -171,10 +229,10 @@ pub fn decide(frame: &impl Frame, world: &impl World) -> Decision {
             if let Some(neighbour) = packet::parse_neighbour(frame, &ip)
                 && let Some(vip) = world.vip(neighbour.target)
             {
-                return decide_neighbour(&neighbour, &vip, world);
+                return decide_neighbour(&neighbour, vip, world);
             }
             match world.vip(ip.destination) {
-                Some(vip) => decide_ip(frame, &ip, &vip, world),
+                Some(vip) => decide_ip(frame, &ip, vip, world),
                 None => outside(Verdict::NotFarm, Reason::NotVip),
             }
         }
@@ -186,92 +244,192 @@ pub fn decide(frame: &impl Frame, world: &impl World) -> Decision {
 
 /// Carries out what a verdict says about the bytes.
 #[inline(always)]
-pub fn apply(frame: &mut impl FrameMut, verdict: &Verdict) -> Option<()> {
-    match verdict {
+pub fn apply(frame: &mut impl FrameMut, decision: &Decision) -> Option<()> {
+    match &decision.verdict {
         Verdict::NotFarm | Verdict::Drop => Some(()),
-        Verdict::Ours { own_mac } => frame.write(0, *own_mac),
-        Verdict::Answer(answer) => answer.write(frame),
-        Verdict::Advertise(advertisement) => advertisement.write(frame),
+        Verdict::Ours => frame.write(0, decision.answer.own_mac),
+        Verdict::Answer => decision.answer.arp(frame),
+        Verdict::Advertise => decision.answer.neighbour(frame),
     }
 }
 
 #[inline(always)]
 fn outside(verdict: Verdict, reason: Reason) -> Decision {
-    Decision { verdict, reason, scope: SCOPE_NONE }
+    let answer = Answer { offset: 0, own_mac: [0; 6], virtual_mac: [0; 6] };
+    Decision { verdict, reason, scope: SCOPE_NONE, answer }
+}
+
+#[inline(always)]
+fn about(vip: &Vip, offset: usize, (verdict, reason): (Verdict, Reason)) -> Decision {
+    let answer = Answer { offset, own_mac: vip.own_mac, virtual_mac: vip.virtual_mac };
+    Decision { verdict, reason, scope: scope_of_vip(vip.index), answer }
 }
 
 #[inline(always)]
 fn decide_ip(frame: &impl Frame, ip: &Ip, vip: &Vip, world: &impl World) -> Decision {
-    let of_vip = |(verdict, reason)| Decision { verdict, reason, scope: scope_of_vip(vip.index) };
-    if vip.interface != world.interface() {
-        return of_vip((Verdict::Drop, Reason::WrongInterface));
+    let of_vip = scope_of_vip(vip.index);
+    let carried = transport::parse_transport(frame, ip);
+    let judgement = if vip.interface != world.interface() {
+        Judgement { passes: false, reason: Reason::WrongInterface, scope: of_vip }
+    } else {
+        match subject(frame, ip, vip, &carried.transport) {
+            Subject::Flow(flow) => judge_flow(ip, vip, &flow, world),
+            Subject::Echo { client, id, quoted } => {
+                let bucket = flow::bucket(world.hash_key(), &Balance::CONNECTION, client, id);
+                let (passes, reason) = single_verdict(world.bucket(vip.group, bucket), world);
+                Judgement { passes, reason, scope: of_vip }.of_error(quoted)
+            }
+            Subject::Rest => {
+                let (passes, reason) = follow(&fragment_key(ip, vip, carried.id), world);
+                Judgement { passes, reason, scope: of_vip }
+            }
+            Subject::Refused(reason) => Judgement { passes: false, reason, scope: of_vip },
+        }
+    };
+    if carried.piece == Piece::First {
+        set_example(&fragment_key(ip, vip, carried.id), judgement.passes, world);
     }
-    let ours = Verdict::Ours { own_mac: vip.own_mac };
-    match packet::parse_transport(frame, ip) {
-        Transport::Tcp(tcp) => {
-            let Some(rule) = world.rule(vip, Protocol::Tcp, tcp.destination) else {
-                return of_vip((Verdict::Drop, Reason::NoRule));
-            };
-            let state = state_of(world, &rule, ip.source, tcp.source);
-            let (passes, reason) = tcp_verdict(state, ip, &tcp, world);
-            Decision {
-                verdict: if passes { ours } else { Verdict::Drop },
-                reason,
-                scope: scope_of_rule(rule.index),
-            }
-        }
+    let verdict = if judgement.passes { Verdict::Ours } else { Verdict::Drop };
+    Decision { scope: judgement.scope, ..about(vip, 0, (verdict, judgement.reason)) }
+}
+
+struct Judgement {
+    passes: bool,
+    reason: Reason,
+    scope: u32,
+}
+
+impl Judgement {
+    /// Errors that pass are counted as what they are.
+    #[inline(always)]
+    fn of_error(self, quoted: bool) -> Self {
+        let reason = if quoted && self.passes { Reason::IcmpError } else { self.reason };
+        Self { reason, ..self }
+    }
+}
+
+/// What a packet is judged by.
+enum Subject {
+    Flow(Flow),
+    Echo {
+        client: Address,
+        id: u16,
+        quoted: bool,
+    },
+    /// The first fragment of its datagram.
+    Rest,
+    Refused(Reason),
+}
+
+#[inline(always)]
+fn subject(frame: &impl Frame, ip: &Ip, vip: &Vip, transport: &Transport) -> Subject {
+    let nothing_said = Flow {
+        protocol: Protocol::Udp,
+        client: ip.source,
+        client_port: 0,
+        port: 0,
+        vip: vip.index,
+        opening: false,
+        closing: false,
+        quoted: false,
+        header: 0,
+    };
+    match *transport {
+        Transport::Tcp(tcp) => Subject::Flow(Flow {
+            protocol: Protocol::Tcp,
+            client_port: tcp.source,
+            port: tcp.destination,
+            opening: tcp.opening,
+            closing: tcp.closing,
+            header: tcp.offset,
+            ..nothing_said
+        }),
         Transport::Udp { source, destination } => {
-            let Some(rule) = world.rule(vip, Protocol::Udp, destination) else {
-                return of_vip((Verdict::Drop, Reason::NoRule));
-            };
-            let (passes, reason) = single_verdict(state_of(world, &rule, ip.source, source), world);
-            Decision {
-                verdict: if passes { ours } else { Verdict::Drop },
-                reason,
-                scope: scope_of_rule(rule.index),
+            Subject::Flow(Flow { client_port: source, port: destination, ..nothing_said })
+        }
+        Transport::EchoRequest { id } => Subject::Echo { client: ip.source, id, quoted: false },
+        Transport::IcmpError(quote) => match transport::parse_quoted(frame, ip.version, quote, vip.address) {
+            Some(Quoted::Flow { protocol, port, client, client_port }) => {
+                Subject::Flow(Flow { protocol, client, client_port, port, quoted: true, ..nothing_said })
             }
-        }
-        Transport::EchoRequest { id } => {
-            let bucket = flow::bucket(world.hash_key(), &Balance::CONNECTION, ip.source, id);
-            let (passes, reason) = single_verdict(world.bucket(vip.group, bucket), world);
-            of_vip((if passes { ours } else { Verdict::Drop }, reason))
-        }
-        Transport::IcmpError => of_vip((ours, Reason::IcmpError)),
-        Transport::IcmpOther => of_vip((Verdict::Drop, Reason::IcmpOther)),
-        Transport::Fragment => of_vip((Verdict::Drop, Reason::Fragment)),
-        Transport::Other => of_vip((Verdict::Drop, Reason::Protocol)),
-        Transport::Malformed => of_vip((Verdict::Drop, Reason::Malformed)),
+            Some(Quoted::EchoReply { client, id }) => Subject::Echo { client, id, quoted: true },
+            None => Subject::Refused(Reason::IcmpStray),
+        },
+        Transport::IcmpOther => Subject::Refused(Reason::IcmpOther),
+        Transport::Rest => Subject::Rest,
+        Transport::Other => Subject::Refused(Reason::Protocol),
+        Transport::Malformed => Subject::Refused(Reason::Malformed),
     }
 }
 
 #[inline(always)]
-fn state_of(world: &impl World, rule: &Rule, client: Address, port: u16) -> BucketState {
-    world.bucket(rule.group, flow::bucket(world.hash_key(), &rule.balance, client, port))
+fn judge_flow(ip: &Ip, vip: &Vip, flow: &Flow, world: &impl World) -> Judgement {
+    let Some(rule) = world.rule(vip, flow.protocol, flow.port) else {
+        let reason = if flow.quoted { Reason::IcmpStray } else { Reason::NoRule };
+        return Judgement { passes: false, reason, scope: scope_of_vip(vip.index) };
+    };
+    let bucket = flow::bucket(world.hash_key(), &rule.balance, flow.client, flow.client_port);
+    let state = world.bucket(rule.group, bucket);
+    let (passes, reason) = match (rule.evidence, flow.protocol) {
+        (EvidenceBy::Sockets, Protocol::Tcp) => tcp_verdict(state, ip, flow, world),
+        (EvidenceBy::Sockets, Protocol::Udp) => single_verdict(state, world),
+        (EvidenceBy::Flows | EvidenceBy::FlowsUnwatched, Protocol::Tcp | Protocol::Udp) => {
+            flows::verdict(state, bucket, rule, flow, world)
+        }
+    };
+    Judgement { passes, reason, scope: scope_of_rule(rule.index) }.of_error(flow.quoted)
+}
+
+#[inline(always)]
+fn fragment_key(ip: &Ip, vip: &Vip, id: u32) -> FragmentKey {
+    let protocol = match ip.version {
+        Version::V4 => ip.protocol,
+        Version::V6 => 0,
+    };
+    FragmentKey { source: ip.source, id, vip: vip.index, protocol, pad: 0 }
+}
+
+#[inline(never)]
+fn follow(key: &FragmentKey, world: &impl World) -> (bool, Reason) {
+    match world.fragments_follow(key) {
+        Some(until) if world.now() < until => (true, Reason::FragmentFollows),
+        Some(_) | None => (false, Reason::Fragment),
+    }
+}
+
+/// A first fragment that does not pass ends what an earlier datagram of the same name had left.
+#[inline(never)]
+fn set_example(key: &FragmentKey, passes: bool, world: &impl World) {
+    if passes {
+        world.remember_fragments(key, world.now() + world.limits().fragment_ns);
+    } else {
+        world.forget_fragments(key);
+    }
 }
 
 /// TCP: connections can be told apart, so a bucket can move under them.
 #[inline(always)]
-fn tcp_verdict(state: BucketState, ip: &Ip, tcp: &Tcp, world: &impl World) -> (bool, Reason) {
+fn tcp_verdict(state: BucketState, ip: &Ip, flow: &Flow, world: &impl World) -> (bool, Reason) {
     match state {
         // First: most frames of a farm are another node's, and cost neither clock nor lookup.
         BucketState::Foreign => (false, Reason::Foreign),
         BucketState::Mine | BucketState::Gained if !world.lease_holds() => {
-            if tcp.opening {
+            if flow.opening {
                 (false, Reason::Lease)
             } else {
-                by_evidence(ip, tcp, world)
+                by_evidence(ip, flow, world)
             }
         }
         BucketState::Mine => (true, Reason::Mine),
-        BucketState::Gained if tcp.opening => (true, Reason::GainedNew),
-        BucketState::Lost if tcp.opening => (false, Reason::LostNew),
-        BucketState::Gained | BucketState::Lost => by_evidence(ip, tcp, world),
+        BucketState::Gained if flow.opening => (true, Reason::GainedNew),
+        BucketState::Lost if flow.opening => (false, Reason::LostNew),
+        BucketState::Gained | BucketState::Lost => by_evidence(ip, flow, world),
     }
 }
 
 #[inline(always)]
-fn by_evidence(ip: &Ip, tcp: &Tcp, world: &impl World) -> (bool, Reason) {
-    match world.evidence(ip, tcp) {
+fn by_evidence(ip: &Ip, flow: &Flow, world: &impl World) -> (bool, Reason) {
+    match world.evidence(ip, flow) {
         Evidence::Connection => (true, Reason::Kept),
         Evidence::Cookie => (true, Reason::KeptByCookie),
         Evidence::None => (false, Reason::NoSocket),
@@ -292,13 +450,12 @@ fn single_verdict(state: BucketState, world: &impl World) -> (bool, Reason) {
 #[inline(always)]
 fn decide_arp(arp: &Arp, world: &impl World) -> Decision {
     if let Some(vip) = world.vip(Address::v4(arp.sender)) {
-        return Decision { verdict: Verdict::Drop, reason: Reason::ArpClaim, scope: scope_of_vip(vip.index) };
+        return about(vip, 0, (Verdict::Drop, Reason::ArpClaim));
     }
     let Some(vip) = world.vip(Address::v4(arp.target)) else {
         return outside(Verdict::NotFarm, Reason::NotVip);
     };
-    let (verdict, reason) = answer_arp(arp, &vip, world);
-    Decision { verdict, reason, scope: scope_of_vip(vip.index) }
+    about(vip, arp.offset, answer_arp(arp, vip, world))
 }
 
 #[inline(always)]
@@ -315,15 +472,13 @@ fn answer_arp(arp: &Arp, vip: &Vip, world: &impl World) -> (Verdict, Reason) {
     if !answers {
         return (Verdict::Drop, reason);
     }
-    let answer = ArpAnswer { request: *arp, own_mac: vip.own_mac, virtual_mac: vip.virtual_mac };
-    (Verdict::Answer(answer), Reason::ArpAnswered)
+    (Verdict::Answer, Reason::ArpAnswered)
 }
 
 /// Neighbour discovery about a virtual IP never reaches the stack either.
 #[inline(always)]
 fn decide_neighbour(neighbour: &Neighbour, vip: &Vip, world: &impl World) -> Decision {
-    let (verdict, reason) = answer_neighbour(neighbour, vip, world);
-    Decision { verdict, reason, scope: scope_of_vip(vip.index) }
+    about(vip, neighbour.offset, answer_neighbour(neighbour, vip, world))
 }
 
 #[inline(always)]
@@ -342,8 +497,7 @@ fn answer_neighbour(neighbour: &Neighbour, vip: &Vip, world: &impl World) -> (Ve
     if !answers {
         return (Verdict::Drop, reason);
     }
-    let answer = Advertisement { request: *neighbour, own_mac: vip.own_mac, virtual_mac: vip.virtual_mac };
-    (Verdict::Advertise(answer), Reason::NdpAnswered)
+    (Verdict::Advertise, Reason::NdpAnswered)
 }
 
 #[cfg(test)]

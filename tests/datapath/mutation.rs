@@ -81,12 +81,12 @@ fn the_loaded_filter_agrees_on_mutated_packets() -> Result<()> {
 }
 
 /// What must hold for any bytes: a frame about a virtual IP passes or is answered only in buckets of ours under a lease
-/// (errors that quote a packet aside), and a frame about none is never held back unless it cannot be read.
+/// (fragments and flows that follow what has passed aside), and a frame about none is never held back unless it cannot be read.
 fn is_right(frame: &[u8], circumstances: Circumstances, outcome: &Outcome) -> bool {
     let may_accept =
         circumstances.lease && matches!(circumstances.state, BucketState::Mine | BucketState::Gained);
     match (about_a_virtual_ip(frame), outcome.action) {
-        (Some(true), Action::Pass) => may_accept || outcome.reason == Reason::IcmpError,
+        (Some(true), Action::Pass) => may_accept || follows_what_passed(outcome.reason),
         (Some(true), Action::Transmit) => {
             may_accept && matches!(outcome.reason, Reason::ArpAnswered | Reason::NdpAnswered)
         }
@@ -96,6 +96,11 @@ fn is_right(frame: &[u8], circumstances: Circumstances, outcome: &Outcome) -> bo
         (Some(false), Action::Transmit) => false,
         (None, action) => action == Action::Drop && outcome.reason == Reason::Malformed,
     }
+}
+
+/// What needs no bucket of ours now, because something has passed before.
+fn follows_what_passed(reason: Reason) -> bool {
+    matches!(reason, Reason::FragmentFollows | Reason::KeptFlow)
 }
 
 /// Neighbour discovery about the virtual IP, to whomever.

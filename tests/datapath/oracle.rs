@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use etherparse::{LinkExtSlice, NetSlice, SlicedPacket, TransportSlice};
-use safekit_ebpf::packet::{self, Bytes, Packet, Transport};
+use safekit_ebpf::packet::{self, Bytes, Packet};
+use safekit_ebpf::transport::{self, Transport};
 use safekit_tests::fixture::ip_address;
 use safekit_tests::mutation::Mutator;
 use safekit_tests::rows;
@@ -75,14 +76,14 @@ fn our_flow(frame: &[u8]) -> Result<Flow, String> {
     let frame = Bytes(frame);
     let parsed = packet::parse(&frame);
     let Packet::Ip(ip) = parsed else { return Err(format!("{parsed:?}")) };
-    let transport = packet::parse_transport(&frame, &ip);
+    let transport = transport::parse_transport(&frame, &ip).transport;
     let (ports, opening) = match transport {
         Transport::Tcp(tcp) => ((tcp.source, tcp.destination), Some(tcp.opening)),
         Transport::Udp { source, destination } => ((source, destination), None),
         Transport::EchoRequest { id: _ }
-        | Transport::IcmpError
+        | Transport::IcmpError(_)
         | Transport::IcmpOther
-        | Transport::Fragment
+        | Transport::Rest
         | Transport::Other
         | Transport::Malformed => return Err(format!("{transport:?}")),
     };

@@ -13,11 +13,14 @@ use safekit_tests::rows::{self, CLIENT, CLIENT6, Expect};
 #[test]
 fn every_row_has_its_verdict_in_both_filters() -> Result<()> {
     let rows = rows::all();
-    assert!(rows.len() >= 60, "the table has {} rows", rows.len());
+    assert!(rows.len() >= 150, "the table has {} rows", rows.len());
     let (mut loaded, mut host) = (Loaded::new()?, Host::new());
     for circumstances in CIRCUMSTANCES {
-        loaded.set(circumstances)?;
-        host.set(circumstances);
+        // What was noted in the last circumstances counts no more once the buckets were another node's.
+        for circumstances in [CIRCUMSTANCES[0], circumstances] {
+            loaded.set(circumstances)?;
+            host.set(circumstances);
+        }
         for row in &rows {
             let (name, expected) = (row.name, row.expect.under(circumstances));
             let on_host = host.run(&row.frame);
@@ -65,7 +68,7 @@ fn exactly_the_bucket_of_the_client_decides() -> Result<()> {
         {
             let table = all_but(outside, bucket, inside);
             loaded.write_table(&table)?;
-            host.table = table;
+            host.write_table(table);
             let expected = row.expect.under(fixture::Circumstances { state: inside, lease: true });
             let outcome = host.run(&row.frame);
             assert_eq!((outcome.action, outcome.reason), expected, "{}: bucket {}", row.name, bucket.0);
@@ -142,6 +145,15 @@ fn an_advertisement_tells_the_virtual_mac_and_reads_as_one() {
     }
 }
 
+/// Verifiers of other kernels follow more, or fewer, paths: stay far from the limit.
+#[test]
+fn the_verifier_has_little_to_do() -> Result<()> {
+    let followed = Loaded::new()?.datapath.verified_instructions(safekit_ebpf::abi::PROGRAM)?;
+    println!("the verifier followed {followed} instructions");
+    assert!((1..=400_000).contains(&followed), "the verifier followed {followed} instructions of a million");
+    Ok(())
+}
+
 #[test]
 fn a_table_comes_back_from_the_kernel_as_it_was_written() -> Result<()> {
     let mut loaded = Loaded::new()?;
@@ -166,8 +178,9 @@ fn the_kernel_reads_each_bucket_where_it_was_written() -> Result<()> {
     let (mut loaded, mut host) = (Loaded::new()?, Host::new());
     loaded.set_lease(true)?;
     host.lease = true;
-    host.table = random_table(&mut fastrand::Rng::with_seed(8));
-    loaded.datapath.write_table(GROUP, &host.table)?;
+    let table = random_table(&mut fastrand::Rng::with_seed(8));
+    loaded.datapath.write_table(GROUP, &table)?;
+    host.write_table(table);
     for port in (1024..=65_535).step_by(17) {
         let frame = rows::v4().tcp(port, fixture::PORT_CONNECTION, 0x02).build();
         let outcome = host.run(&frame);
@@ -188,7 +201,7 @@ fn nothing_is_accepted_before_tables_and_lease_are_written() -> Result<()> {
     let loaded = Loaded::new()?;
     for row in rows::all() {
         let outcome = loaded.run(&row.frame)?;
-        let harmless = matches!(outcome.reason, Reason::NotVip | Reason::NotIp | Reason::IcmpError);
+        let harmless = matches!(outcome.reason, Reason::NotVip | Reason::NotIp);
         assert!(harmless || outcome.action == Action::Drop, "{}: {outcome:?}", row.name);
     }
     Ok(())

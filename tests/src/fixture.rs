@@ -1,5 +1,6 @@
 //! One farm for all tests of the filter: its configuration, the filter loaded with it, and the same world on the host.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -13,10 +14,10 @@ use safekit::config::{
 use safekit::driver::datapath::{Counter, Datapath, Plan, PlannedRule, VirtualMac};
 use safekit::engine::farm::Table;
 use safekit::types::{Bucket, BucketBits, GroupId, Instant, NodeId, Timing};
-use safekit_ebpf::abi::{self, Address};
+use safekit_ebpf::abi::{self, Address, FlowKey, FlowRecord, FragmentKey, Limits};
 use safekit_ebpf::flow::HashKey;
-use safekit_ebpf::packet::{self, Bytes, Ip, Tcp};
-use safekit_ebpf::verdict::{BucketState, Decision, Evidence, Reason, Verdict, World, apply, decide};
+use safekit_ebpf::packet::{self, Bytes, Ip};
+use safekit_ebpf::verdict::{BucketState, Decision, Evidence, Flow, Reason, Verdict, World, apply, decide};
 
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 100);
 pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100);
@@ -40,6 +41,9 @@ pub const PORT_IN_RANGE: u16 = 2500;
 /// By networks of other lengths than usual.
 pub const PORT_WIDE: u16 = 3100;
 pub const BALANCE_WIDE: Balance = Balance::ClientNetwork { ipv4: 9, ipv6: 33 };
+/// With `evidence: flows`.
+pub const PORT_TCP_FLOWS: u16 = 5000;
+pub const PORT_UDP_FLOWS: u16 = 5001;
 /// Of the rule at [`PORT_IN_RANGE`].
 pub const GROUP_IN_RANGE: GroupId = GroupId(2);
 /// Of a farm with one virtual IP and a rule for any port.
@@ -56,6 +60,10 @@ pub fn config() -> Config {
         balance,
         evidence: config::Evidence::Sockets,
         group,
+    };
+    let by_flows = |protocol, port| Rule {
+        evidence: config::Evidence::Flows,
+        ..ranged(GROUP, protocol, Ports::one(port), Balance::Connection)
     };
     let rule = |group, protocol, port, balance| ranged(group, protocol, Ports::one(port), balance);
     let vip = |address: IpAddr, interface: &str| VirtualIp { address, interface: interface.into() };
@@ -89,6 +97,8 @@ pub fn config() -> Config {
             rule(GROUP_IN_RANGE, Protocol::Tcp, PORT_IN_RANGE, Balance::Client),
             rule(GROUP, Protocol::Tcp, PORT_WIDE, BALANCE_WIDE),
             ranged(GROUP, Protocol::Udp, PORTS_RANGE, Balance::Client),
+            by_flows(Protocol::Tcp, PORT_TCP_FLOWS),
+            by_flows(Protocol::Udp, PORT_UDP_FLOWS),
         ],
         group: GROUP,
         drain_timeout: Duration::ZERO,
@@ -195,9 +205,12 @@ impl Loaded {
 
     /// A cluster's lease decides which clock the filter reads.
     pub fn with_lease(lease: Duration) -> Result<Self> {
-        let plan = Plan { lease, ..plan() };
+        Self::with_plan(&Plan { lease, ..plan() })
+    }
+
+    pub fn with_plan(plan: &Plan) -> Result<Self> {
         let interface = |name: &str| if name == "eth0" { INTERFACE } else { INTERFACE_ELSEWHERE };
-        let datapath = Datapath::load_for_test(&plan, |name| (interface(name), OWN_MAC))
+        let datapath = Datapath::load_for_test(plan, |name| (interface(name), OWN_MAC))
             .context("the filter does not load: the datapath tests need root")?;
         Ok(Self { datapath })
     }
@@ -267,10 +280,26 @@ pub struct Host {
     /// With what they are for, in words of the configuration: found here by search, and not by a row of ports.
     rules: Vec<(PlannedRule, abi::Rule)>,
     hash_key: HashKey,
-    pub table: Table,
+    /// Of all groups; see [`Host::write_table`].
+    table: Table,
     pub lease: bool,
     /// By client, client port and port.
     pub sockets: HashMap<(IpAddr, u16, u16), Evidence>,
+    pub limits: Limits,
+    /// The boot clock, in nanoseconds; it stands still unless a test moves it.
+    pub now: u64,
+    pub notes: Notes,
+}
+
+/// What the filter writes down by itself.
+#[derive(Debug, Default)]
+pub struct Notes {
+    pub fragments: RefCell<HashMap<FragmentKey, u64>>,
+    pub flows: RefCell<HashMap<FlowKey, FlowRecord>>,
+    pub newcomers: RefCell<HashMap<FlowKey, FlowRecord>>,
+    pub sights: RefCell<HashMap<u32, u32>>,
+    /// By bucket, for the one group that has rules with flows.
+    away: HashMap<u16, u64>,
 }
 
 impl Host {
@@ -289,7 +318,10 @@ impl Host {
             balance: balance(rule.balance),
             index,
             group: rule.group.0,
-            evidence: abi::EvidenceBy::Sockets,
+            evidence: match rule.evidence {
+                config::Evidence::Sockets => abi::EvidenceBy::Sockets,
+                config::Evidence::Flows => abi::EvidenceBy::Flows,
+            },
             away: 0,
             pad: [0; 2],
         });
@@ -300,22 +332,39 @@ impl Host {
             table: uniform(BucketState::Foreign),
             lease: false,
             sockets: HashMap::new(),
+            limits: plan.limits,
+            now: 1 << 40,
+            notes: Notes::default(),
         }
     }
 
     pub fn set(&mut self, circumstances: Circumstances) {
-        self.table = uniform(circumstances.state);
+        self.write_table(uniform(circumstances.state));
         self.lease = circumstances.lease;
+    }
+
+    /// As the driver does it: what was another node's until now is stamped.
+    pub fn write_table(&mut self, table: Table) {
+        let old = std::mem::replace(&mut self.table, table);
+        let is_foreign =
+            |bucket| !old.mine.contains(Bucket(bucket)) && !old.transitional.contains(Bucket(bucket));
+        let now = self.now;
+        self.notes
+            .away
+            .extend((0..=u16::MAX).filter(|bucket| is_foreign(*bucket)).map(|bucket| (bucket, now)));
+        // Two things that happen one after the other have two times.
+        self.now += 1;
     }
 
     pub fn run(&self, frame: &[u8]) -> Outcome {
         let mut bytes = Bytes(frame.to_vec());
-        let Decision { verdict, reason, scope } = decide(&bytes, self);
-        apply(&mut bytes, &verdict).expect("a verdict changes only what parsing has read");
+        let decision = decide(&bytes, self);
+        apply(&mut bytes, &decision).expect("a verdict changes only what parsing has read");
+        let Decision { verdict, reason, scope, answer: _ } = decision;
         let action = match verdict {
-            Verdict::NotFarm | Verdict::Ours { own_mac: _ } => Action::Pass,
+            Verdict::NotFarm | Verdict::Ours => Action::Pass,
             Verdict::Drop => Action::Drop,
-            Verdict::Answer(_) | Verdict::Advertise(_) => Action::Transmit,
+            Verdict::Answer | Verdict::Advertise => Action::Transmit,
         };
         Outcome { action, bytes: bytes.0, reason, scope }
     }
@@ -336,11 +385,11 @@ impl World for Host {
         INTERFACE
     }
 
-    fn vip(&self, address: Address) -> Option<abi::Vip> {
-        self.vips.iter().find(|vip| vip.address == address).copied()
+    fn vip(&self, address: Address) -> Option<&abi::Vip> {
+        self.vips.iter().find(|vip| vip.address == address)
     }
 
-    fn rule(&self, vip: &abi::Vip, protocol: packet::Protocol, port: u16) -> Option<abi::Rule> {
+    fn rule(&self, vip: &abi::Vip, protocol: packet::Protocol, port: u16) -> Option<&abi::Rule> {
         let covers = |planned: &PlannedRule| {
             let same_protocol = match protocol {
                 packet::Protocol::Tcp => planned.protocol == Protocol::Tcp,
@@ -349,7 +398,7 @@ impl World for Host {
             planned.vip == vip.index && same_protocol && planned.ports.contains(port)
         };
         let covering = self.rules.iter().filter(|(planned, _)| covers(planned));
-        covering.min_by_key(|(planned, _)| planned.ports.width()).map(|(_, rule)| *rule)
+        covering.min_by_key(|(planned, _)| planned.ports.width()).map(|(_, rule)| rule)
     }
 
     fn bucket(&self, group: u16, bucket: u16) -> BucketState {
@@ -366,9 +415,60 @@ impl World for Host {
         self.lease
     }
 
-    fn evidence(&self, ip: &Ip, tcp: &Tcp) -> Evidence {
-        let key = (ip_address(ip.source), tcp.source, tcp.destination);
-        self.sockets.get(&key).copied().unwrap_or(Evidence::None)
+    fn evidence(&self, _ip: &Ip, flow: &Flow) -> Evidence {
+        let key = (ip_address(flow.client), flow.client_port, flow.port);
+        match self.sockets.get(&key) {
+            Some(Evidence::Cookie) if flow.quoted => Evidence::None,
+            known => known.copied().unwrap_or(Evidence::None),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.now
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn fragments_follow(&self, key: &FragmentKey) -> Option<u64> {
+        self.notes.fragments.borrow().get(key).copied()
+    }
+
+    fn remember_fragments(&self, key: &FragmentKey, until: u64) {
+        self.notes.fragments.borrow_mut().insert(*key, until);
+    }
+
+    fn forget_fragments(&self, key: &FragmentKey) {
+        self.notes.fragments.borrow_mut().remove(key);
+    }
+
+    fn flow(&self, key: &FlowKey) -> FlowRecord {
+        self.notes.flows.borrow().get(key).copied().unwrap_or(FlowRecord::NONE)
+    }
+
+    fn set_flow(&self, key: &FlowKey, record: &FlowRecord) {
+        self.notes.flows.borrow_mut().insert(*key, *record);
+    }
+
+    fn newcomer(&self, key: &FlowKey) -> FlowRecord {
+        self.notes.newcomers.borrow().get(key).copied().unwrap_or(FlowRecord::NONE)
+    }
+
+    fn set_newcomer(&self, key: &FlowKey, record: &FlowRecord) {
+        self.notes.newcomers.borrow_mut().insert(*key, *record);
+    }
+
+    fn away(&self, _row: u8, bucket: u16) -> u64 {
+        self.notes.away.get(&bucket).copied().unwrap_or_default()
+    }
+
+    fn sight(&self, slot: u32) -> u32 {
+        self.notes.sights.borrow().get(&slot).copied().unwrap_or_default()
+    }
+
+    fn set_sight(&self, slot: u32, time: u32) {
+        self.notes.sights.borrow_mut().insert(slot, time);
     }
 }
 

@@ -81,6 +81,13 @@ impl Builder {
         self
     }
 
+    /// Another datagram of the same source.
+    pub fn fragment_id(mut self, id: u16) -> Self {
+        let at = self.ipv4_at.expect("only an IPv4 packet is named here") + 4;
+        self.bytes[at..at + 2].copy_from_slice(&id.to_be_bytes());
+        self
+    }
+
     pub fn ipv6(self, source: Ipv6Addr, destination: Ipv6Addr) -> Self {
         let mut ip = self.ethertype(0x86dd);
         let at = ip.bytes.len();
@@ -119,12 +126,16 @@ impl Builder {
     }
 
     pub fn ipv6_fragment(self, offset: u16, more: bool) -> Self {
+        self.ipv6_fragment_of(0x1234, offset, more)
+    }
+
+    pub fn ipv6_fragment_of(self, id: u32, offset: u16, more: bool) -> Self {
         let mut fragment = self.protocol(44);
         fragment.next_at = fragment.bytes.len();
         let field = offset << 3 | u16::from(more);
         fragment.bytes.extend_from_slice(&[59, 0]);
         fragment.bytes.extend_from_slice(&field.to_be_bytes());
-        fragment.bytes.extend_from_slice(&[0, 0, 0x12, 0x34]);
+        fragment.bytes.extend_from_slice(&id.to_be_bytes());
         fragment
     }
 
@@ -165,6 +176,21 @@ impl Builder {
 
     pub fn icmpv6(self, kind: u8, code: u8, id: u16) -> Self {
         self.protocol(58).icmp_body(kind, code, id)
+    }
+
+    /// An error that quotes a packet, given from its IP header on.
+    pub fn icmp_error(self, kind: u8, code: u8, quoted: &[u8]) -> Self {
+        self.protocol(1).error_body(kind, code, quoted)
+    }
+
+    pub fn icmpv6_error(self, kind: u8, code: u8, quoted: &[u8]) -> Self {
+        self.protocol(58).error_body(kind, code, quoted)
+    }
+
+    fn error_body(mut self, kind: u8, code: u8, quoted: &[u8]) -> Self {
+        self.bytes.extend_from_slice(&[kind, code, 0, 0, 0, 0, 0x05, 0x14]);
+        self.bytes.extend_from_slice(quoted);
+        self
     }
 
     /// Neighbour discovery (solicitation 135, advertisement 136), with the sender's link-layer address if wanted.
@@ -211,6 +237,12 @@ impl Builder {
     pub fn payload(mut self, length: usize) -> Self {
         self.bytes.extend((0..length).map(|byte| byte as u8));
         self
+    }
+
+    /// The packet without its frame, as an error quotes it.
+    pub fn quoted(self) -> Vec<u8> {
+        let ip = self.ethertype_at + 2;
+        self.build().split_off(ip)
     }
 
     /// Fills in the lengths.

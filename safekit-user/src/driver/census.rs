@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use super::datapath::FlowNotes;
 use super::inbox::{Inbox, Request};
 use super::{clock, connections};
-use crate::config::{Balance, Config, Protocol, Rule};
+use crate::config::{Balance, Config, Evidence, Protocol, Rule};
 use crate::engine::farm::Table;
 use crate::types::{Bucket, BucketBits, GroupId};
 
@@ -47,18 +48,24 @@ impl Places {
     fn place(&self, connection: &connections::Connection) -> Option<(GroupId, Bucket)> {
         let rules = self.rules.get(&connection.local)?;
         let rule = rules.iter().find(|rule| rule.ports.contains(connection.local_port))?;
+        // Such rules are counted by what the filter has noted.
+        if rule.evidence == Evidence::Flows {
+            return None;
+        }
         Some((rule.group, (self.bucket_of)(rule.balance, connection.peer, connection.peer_port)))
     }
 }
 
 /// Starts the thread. It ends when the sender is dropped.
-pub fn start(places: Places, inbox: Inbox) -> std::io::Result<SyncSender<Census>> {
+pub fn start(places: Places, notes: Arc<FlowNotes>, inbox: Inbox) -> std::io::Result<SyncSender<Census>> {
     let (sender, receiver) = sync_channel(CENSUSES_MAX);
-    std::thread::Builder::new().name("census".into()).spawn(move || run(&places, &inbox, &receiver))?;
+    std::thread::Builder::new()
+        .name("census".into())
+        .spawn(move || run(&places, &notes, &inbox, &receiver))?;
     Ok(sender)
 }
 
-fn run(places: &Places, inbox: &Inbox, censuses: &Receiver<Census>) {
+fn run(places: &Places, notes: &FlowNotes, inbox: &Inbox, censuses: &Receiver<Census>) {
     while let Ok(census) = censuses.recv() {
         let since = clock::now();
         let mut buckets = BucketBits::none(census.table.mine.capacity());
@@ -70,12 +77,21 @@ fn run(places: &Places, inbox: &Inbox, censuses: &Receiver<Census>) {
                 connections += 1;
             }
         });
-        match counted {
+        let noted = notes.held(census.group, &census.table, since, |bucket| {
+            buckets.insert(bucket);
+            connections += 1;
+        });
+        match (counted, noted) {
             // Dropped when the inbox is full: the engine asks again.
-            Ok(()) => {
+            (Ok(()), Ok(())) => {
                 let _full = inbox.post(Request::Counted { group: census.group, buckets, since, connections });
             }
-            Err(error) => tracing::warn!(%error, "cannot count live connections; transitions last longer"),
+            (Err(error), _) => {
+                tracing::warn!(%error, "cannot count live connections; transitions last longer");
+            }
+            (Ok(()), Err(error)) => {
+                tracing::warn!(%error, "cannot count noted flows; transitions last longer");
+            }
         }
     }
 }

@@ -98,7 +98,8 @@ impl Life {
         let frames = Frames::open(&self.paths(plan, addresses)).map_err(io("open a packet socket"))?;
         let (inbox, requests) = inbox::inbox().map_err(io("make the heartbeat thread's inbox"))?;
         let places = Places::new(&self.config, bucket_of(plan));
-        let census = census::start(places, inbox.clone()).map_err(io("start the counting thread"))?;
+        let census = census::start(places, datapath.flow_notes(), inbox.clone())
+            .map_err(io("start the counting thread"))?;
         let realtime = realtime::lock_memory().is_ok();
         let announcements = self.announcements(plan, addresses);
         let mut reporter = Reporter::new(

@@ -5,6 +5,7 @@
 //! Plan --load--> maps + program --attach--> interfaces
 //! engine::farm::Table --write_table--> idle slot, then the active index       (atomic for a group)
 //! Instant             --set_lease----> LEASE, in the filter's clock           (every few milliseconds)
+//! AWAY, SIGHTS, FLOWS --flow_notes---> what ends a transition of rules with `evidence: flows`
 //! COUNTERS            --counters-----> module, rule or virtual IP, reason
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 mod attach;
 mod counters;
+mod flows;
 mod guard;
 mod lease;
 mod object;
@@ -30,11 +32,13 @@ use aya::maps::{Array, MapData};
 use aya::programs::{ProgramError, TestRun as _, TestRunOptions};
 use safekit_ebpf::abi;
 
+use crate::driver::clock;
 use crate::engine::farm::Table;
 use crate::types::{BucketBits, GroupId, Instant};
 
 pub use attach::Attached;
 pub use counters::{Counter, Counters, Scope};
+pub use flows::FlowNotes;
 pub use guard::{Guarded, Leak};
 pub use lease::LeaseClock;
 pub use pins::remove_pins;
@@ -207,7 +211,10 @@ impl Datapath {
         }
         let mut datapath = Self::load_detached(plan, &interfaces, pin_dir)?;
         match datapath.start(&interfaces, choice, inherited) {
-            Ok(()) => Ok(datapath),
+            Ok(()) => {
+                datapath.begin_watch()?;
+                Ok(datapath)
+            }
             Err(error) => {
                 // Half a filter must not outlive us; what went wrong first is what the operator should read.
                 if let Err(second) = datapath.detach() {
@@ -280,6 +287,10 @@ impl Datapath {
 
     /// Puts a table into the kernel: the filter sees the old one until it sees all of the new one.
     pub fn write_table(&mut self, group: GroupId, table: &Table) -> Result<(), Error> {
+        if let Some(row) = self.object.stamps.row(group) {
+            let words = self.active_words(group)?;
+            self.object.stamps.stamp(row, &words, clock::now())?;
+        }
         let idle = 1 - self.active_slot(group)?;
         let place = u32::from(group.0) * 2 + idle;
         let map_error = |map| move |source| Error::Map { map, source };
@@ -291,13 +302,17 @@ impl Datapath {
 
     /// The table that the filter uses, read back.
     pub fn table(&self, group: GroupId) -> Result<Table, Error> {
+        Ok(table::unpack(&self.active_words(group)?))
+    }
+
+    fn active_words(&self, group: GroupId) -> Result<abi::Table, Error> {
         let place = u32::from(group.0) * 2 + self.active_slot(group)?;
-        let words = self
-            .object
-            .tables
-            .get(&place, 0)
-            .map_err(|source| Error::Map { map: abi::MAP_TABLES, source })?;
-        Ok(table::unpack(&words))
+        self.object.tables.get(&place, 0).map_err(|source| Error::Map { map: abi::MAP_TABLES, source })
+    }
+
+    /// The filter sees what is on the wire from here on; [`Datapath::load`] does it, once it is attached.
+    pub fn begin_watch(&mut self) -> Result<(), Error> {
+        self.object.stamps.begin_watch(clock::now())
     }
 
     fn active_slot(&self, group: GroupId) -> Result<u32, Error> {
@@ -342,6 +357,11 @@ impl Datapath {
         Arc::clone(&self.counters)
     }
 
+    /// What the filter has noted of flows, for the thread that counts them.
+    pub fn flow_notes(&self) -> Arc<FlowNotes> {
+        Arc::clone(&self.object.notes)
+    }
+
     pub fn attached(&self) -> &[Attached] {
         &self.attached
     }
@@ -367,6 +387,14 @@ impl Datapath {
         options: TestRunOptions<'_>,
     ) -> Result<aya::programs::TestRunResult, Error> {
         self.object.program(program)?.test_run(options).map_err(|source| Error::Verify { program, source })
+    }
+
+    /// How many instructions the verifier followed until it believed a program; it gives up at a million. 0 where the
+    /// kernel does not tell (before Linux 5.16).
+    pub fn verified_instructions(&self, program: &'static str) -> Result<u32, Error> {
+        let info = self.object.program(program)?.info();
+        let count = info.map(|info| info.verified_instruction_count().unwrap_or_default());
+        count.map_err(|source| Error::Verify { program, source })
     }
 
     /// Which program the benchmark's wrapper calls.

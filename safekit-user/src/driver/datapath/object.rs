@@ -1,7 +1,7 @@
 //! The embedded kernel object: loading it with this plan's constants, and filling what never changes afterwards.
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, ProgramArray};
@@ -9,8 +9,9 @@ use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use safekit_ebpf::{abi, guard};
 
+use super::flows::{FlowNotes, Rows, Stamps};
 use super::pins::{PINNED_MAPS, staged};
-use super::plan::{Plan, kernel_address, kernel_balance, seed_without_collision};
+use super::plan::{Plan, kernel_address, kernel_balance, kernel_evidence, seed_without_collision};
 use super::ports::PortMap;
 use super::{Error, LeaseClock, sys};
 
@@ -21,6 +22,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sa
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(super) struct LeaseValue(pub(super) abi::Lease);
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct LimitsValue(abi::Limits);
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 struct VipValue(abi::Vip);
@@ -36,6 +40,8 @@ pub(super) struct LeaksValue(pub(super) guard::Leaks);
 unsafe impl Pod for LeaseValue {}
 // SAFETY: integers without padding.
 unsafe impl Pod for LeaksValue {}
+// SAFETY: integers without padding.
+unsafe impl Pod for LimitsValue {}
 // SAFETY: integers and bytes; its padding is the field `pad`.
 unsafe impl Pod for VipValue {}
 // SAFETY: integers and bytes, written only: `EvidenceBy` is never read back from the kernel.
@@ -49,6 +55,8 @@ pub(super) struct Object {
     pub(super) tables: Array<MapData, abi::Table>,
     pub(super) active: Array<MapData, u32>,
     pub(super) lease: Array<MapData, LeaseValue>,
+    pub(super) stamps: Stamps,
+    pub(super) notes: Arc<FlowNotes>,
 }
 
 impl std::fmt::Debug for Object {
@@ -69,8 +77,10 @@ impl Object {
         let addresses: Vec<_> = vips.iter().map(|vip| vip.address).collect();
         let vip_seed = seed_without_collision(&addresses, abi::VIP_SLOTS, abi::vip_slot)
             .ok_or(Error::Duplicate("virtual IPs"))?;
-        let rules = kernel_rules(plan);
+        let rows = Rows::of(plan);
+        let rules = kernel_rules(plan, &rows);
         let hash_key = plan.hash_words();
+        let limits = LimitsValue(plan.limits);
         let clock = match clock {
             LeaseClock::Ticks { tick: _ } => abi::CLOCK_JIFFIES,
             LeaseClock::Precise => abi::CLOCK_PRECISE,
@@ -82,7 +92,11 @@ impl Object {
             .override_global(abi::GLOBAL_HASH_KEY, &hash_key, true)
             .override_global(abi::GLOBAL_VIP_SEED, &vip_seed, true)
             .override_global(abi::GLOBAL_CLOCK, &clock, true)
+            .override_global(abi::GLOBAL_LIMITS, &limits, true)
             .map_max_entries(abi::MAP_PORTS, ports.rows.len().max(1) as u32);
+        for (map, entries) in rows.sizes() {
+            loader.map_max_entries(map, entries);
+        }
         let mut ebpf = loader.load(OBJECT).map_err(Error::Load)?;
         for program in [abi::PROGRAM, abi::PROGRAM_CLOCK, abi::PROGRAM_EMPTY, abi::PROGRAM_FLOWS] {
             load_program(&mut ebpf, program)?;
@@ -98,7 +112,11 @@ impl Object {
         let tables = array(take(&mut ebpf, abi::MAP_TABLES)?, abi::MAP_TABLES)?;
         let active = array(take(&mut ebpf, abi::MAP_ACTIVE)?, abi::MAP_ACTIVE)?;
         let lease = array(take(&mut ebpf, abi::MAP_LEASE)?, abi::MAP_LEASE)?;
-        Ok(Self { ebpf, tables, active, lease })
+        let (away, sights) = (take(&mut ebpf, abi::MAP_AWAY)?, take(&mut ebpf, abi::MAP_SIGHTS)?);
+        let (flows, newcomers) = (take(&mut ebpf, abi::MAP_FLOWS)?, take(&mut ebpf, abi::MAP_NEWCOMERS)?);
+        let notes = FlowNotes::new(plan, rows.clone(), flows, newcomers, second_handle(&away)?)?;
+        let stamps = Stamps::new(rows, away, sights)?;
+        Ok(Self { ebpf, tables, active, lease, stamps, notes })
     }
 
     pub(super) fn counters_map(&mut self) -> Result<PerCpuArray<MapData, abi::CounterRow>, Error> {
@@ -184,13 +202,13 @@ fn kernel_vips(plan: &Plan, interfaces: &[(String, sys::Interface)], ports: &Por
     plan.virtual_ips.iter().enumerate().map(kernel_vip).collect()
 }
 
-fn kernel_rules(plan: &Plan) -> Vec<abi::Rule> {
+fn kernel_rules(plan: &Plan, rows: &Rows) -> Vec<abi::Rule> {
     let kernel_rule = |(index, rule): (usize, &super::PlannedRule)| abi::Rule {
         balance: kernel_balance(rule.balance),
         index: index as u16,
         group: rule.group.0,
-        evidence: abi::EvidenceBy::Sockets,
-        away: 0,
+        evidence: kernel_evidence(rule),
+        away: rows.row(rule.group).unwrap_or_default(),
         pad: [0; 2],
     };
     plan.rules.iter().enumerate().map(kernel_rule).collect()
@@ -246,6 +264,18 @@ fn stage_maps(ebpf: &Ebpf, directory: &Path) -> Result<(), Error> {
         map.pin(&path).map_err(|source| Error::Pin { path, source })?;
     }
     Ok(())
+}
+
+/// One map, for two threads.
+fn second_handle(map: &Map) -> Result<Map, Error> {
+    let map_error = |source| Error::Map { map: abi::MAP_AWAY, source };
+    match map {
+        Map::Array(data) => {
+            let id = data.info().map_err(map_error)?.id();
+            Ok(Map::Array(MapData::from_id(id).map_err(map_error)?))
+        }
+        _ => Err(Error::Missing(abi::MAP_AWAY)),
+    }
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {

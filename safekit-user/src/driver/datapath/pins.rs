@@ -19,7 +19,7 @@ use safekit_ebpf::{abi, guard};
 use super::sys::{self, detach_pinned_link};
 use super::{Error, Mode};
 
-pub(super) const PINNED_MAPS: [&str; 9] = [
+pub(super) const PINNED_MAPS: [&str; 14] = [
     abi::MAP_VIPS,
     abi::MAP_PORTS,
     abi::MAP_RULES,
@@ -27,6 +27,11 @@ pub(super) const PINNED_MAPS: [&str; 9] = [
     abi::MAP_TABLES,
     abi::MAP_LEASE,
     abi::MAP_COUNTERS,
+    abi::MAP_FRAGMENTS,
+    abi::MAP_FLOWS,
+    abi::MAP_NEWCOMERS,
+    abi::MAP_AWAY,
+    abi::MAP_SIGHTS,
     guard::MAP_VIRTUAL_MACS,
     guard::MAP_LEAKS,
 ];

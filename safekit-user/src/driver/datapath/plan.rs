@@ -4,10 +4,12 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use safekit_ebpf::abi::{Address, Balance, GROUPS_MAX, RULES_MAX, RULES_OF_VIP_MAX, VIPS_MAX};
-use safekit_ebpf::guard;
+use safekit_ebpf::abi::{
+    Address, Balance, EvidenceBy, GROUPS_MAX, Limits, RULES_MAX, RULES_OF_VIP_MAX, VIPS_MAX,
+};
+use safekit_ebpf::{guard, packet};
 
-use crate::config::{self, Config, Evidence, Ports, Protocol};
+use crate::config::{self, Config, Delivery, Evidence, Ports, Protocol};
 use crate::types::{GroupId, NodeId};
 
 /// Everything to load, for this node. A new configuration is a new plan and a new loading.
@@ -21,6 +23,8 @@ pub struct Plan {
     pub hash_key: [u8; 16],
     /// The cluster's lease: it decides which clock is exact enough.
     pub lease: Duration,
+    /// How long the filter remembers fragments and flows.
+    pub limits: Limits,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,14 +46,14 @@ pub struct PlannedRule {
     pub ports: Ports,
     pub balance: config::Balance,
     pub evidence: Evidence,
+    /// Every node sees every packet to the virtual IP: not where packets are sent on to their owner.
+    pub watched: bool,
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PlanError {
     #[error("{count} {what} are more than the filter holds ({max}): spread them over more clusters")]
     TooMany { what: &'static str, count: usize, max: usize },
-    #[error("the filter of this version cannot do {0} yet: remove it from the rules")]
-    Later(&'static str),
 }
 
 impl Plan {
@@ -75,10 +79,10 @@ impl Plan {
                     ports: rule.ports,
                     balance: rule.balance,
                     evidence: rule.evidence,
+                    watched: farm.delivery != Delivery::Directed,
                 }));
             }
         }
-        refuse_later(&rules)?;
         let of_vip = |place| rules.iter().filter(|rule| rule.vip == place).count();
         let most = (0..virtual_ips.len() as u16).map(of_vip).max().unwrap_or_default();
         within("rules of one virtual IP", most, RULES_OF_VIP_MAX)?;
@@ -86,7 +90,14 @@ impl Plan {
         within("ways of sharing", groups, GROUPS_MAX)?;
         within("virtual IPs", virtual_ips.len(), VIPS_MAX)?;
         within("rules (counted once for each virtual IP)", rules.len(), RULES_MAX)?;
-        Ok(Self { virtual_ips, rules, groups: groups as u16, hash_key, lease: config.cluster.timing.lease })
+        Ok(Self {
+            virtual_ips,
+            rules,
+            groups: groups as u16,
+            hash_key,
+            lease: config.cluster.timing.lease,
+            limits: Limits::DEFAULT,
+        })
     }
 
     /// Each interface once, in the order of the plan.
@@ -105,15 +116,6 @@ impl Plan {
         let key = u128::from_le_bytes(self.hash_key);
         [key as u64, (key >> 64) as u64]
     }
-}
-
-fn refuse_later(rules: &[PlannedRule]) -> Result<(), PlanError> {
-    for rule in rules {
-        if rule.evidence == Evidence::Flows {
-            return Err(PlanError::Later("evidence: flows"));
-        }
-    }
-    Ok(())
 }
 
 fn within(what: &'static str, count: usize, max: usize) -> Result<(), PlanError> {
@@ -188,6 +190,21 @@ pub(super) fn kernel_balance(balance: config::Balance) -> Balance {
         config::Balance::Connection => Balance::CONNECTION,
         config::Balance::Client => Balance::CLIENT,
         config::Balance::ClientNetwork { ipv4, ipv6 } => Balance::network(ipv4, ipv6),
+    }
+}
+
+pub(super) fn kernel_evidence(rule: &PlannedRule) -> EvidenceBy {
+    match (rule.evidence, rule.watched) {
+        (Evidence::Sockets, _) => EvidenceBy::Sockets,
+        (Evidence::Flows, true) => EvidenceBy::Flows,
+        (Evidence::Flows, false) => EvidenceBy::FlowsUnwatched,
+    }
+}
+
+pub(super) fn kernel_protocol(protocol: Protocol) -> packet::Protocol {
+    match protocol {
+        Protocol::Tcp => packet::Protocol::Tcp,
+        Protocol::Udp => packet::Protocol::Udp,
     }
 }
 

@@ -84,6 +84,7 @@ mod tests {
             ports: Ports { first, last },
             balance: Balance::Connection,
             evidence: Evidence::Sockets,
+            watched: true,
         };
         Plan {
             virtual_ips: (0..vips).map(vip).collect(),
@@ -91,6 +92,7 @@ mod tests {
             groups: 1,
             hash_key: [0; 16],
             lease: Duration::from_millis(100),
+            limits: safekit_ebpf::abi::Limits::DEFAULT,
         }
     }
 
