@@ -61,8 +61,6 @@ pub struct Runtime {
     /// By heartbeat network: it is the virtual IPs' own.
     pub on_virtual_ip: Vec<bool>,
     pub snapshots: watch::Sender<Arc<Snapshot>>,
-    /// The filter outlives this thread.
-    pub handing_over: bool,
 }
 
 #[derive(PartialEq, Eq)]
@@ -72,7 +70,8 @@ enum Turn {
 }
 
 impl Runtime {
-    /// Runs until the engine has left the farm, then takes the filter off, or leaves it to a successor.
+    /// Runs until the engine has left the farm. The filter stays, and accepts nothing new: whoever started this thread
+    /// takes the addresses away first.
     pub fn run(mut self) -> Result<(), Error> {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         let mut sealed = Vec::with_capacity(DATAGRAM_BYTES_MAX);
@@ -111,12 +110,7 @@ impl Runtime {
                 self.wait(self.engine.next_deadline().min(publish_at.max(published + PUBLISH_INTERVAL_MIN)))?;
         }
         self.publish(clock::now());
-        if self.handing_over {
-            self.datapath.leave_pinned()?;
-        } else {
-            self.datapath.detach()?;
-        }
-        Ok(())
+        Ok(self.datapath.leave_pinned()?)
     }
 
     fn take_requests(&mut self, now: Instant) {
@@ -129,7 +123,6 @@ impl Runtime {
                     self.engine.handle(Input::Held { group, buckets, since }, now);
                 }
                 Request::HandOver => {
-                    self.handing_over = true;
                     self.engine.handle(Input::Leave { drain_max: Duration::ZERO }, now);
                 }
                 Request::Question(command, answer) => {

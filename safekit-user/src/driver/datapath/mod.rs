@@ -15,6 +15,7 @@ mod attach;
 mod counters;
 mod guard;
 mod lease;
+mod multicast;
 mod object;
 mod pins;
 mod plan;

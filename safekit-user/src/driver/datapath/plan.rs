@@ -1,5 +1,6 @@
 //! What the filter of one node has to know, out of the configuration. Pure.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,7 +8,8 @@ use std::time::Duration;
 use safekit_ebpf::abi::{self, Address, Balance, GROUPS_MAX, RULES_MAX, VIPS_MAX};
 use safekit_ebpf::{guard, packet};
 
-use crate::config::{self, Config, Evidence, Ports, Protocol};
+use super::multicast;
+use crate::config::{self, Config, Delivery, Evidence, Ports, Protocol};
 use crate::types::{GroupId, NodeId};
 
 /// Everything to load, for this node. A new configuration is a new plan and a new loading.
@@ -29,7 +31,11 @@ pub struct PlannedVip {
     pub address: IpAddr,
     pub interface: String,
     pub group: GroupId,
+    /// What neighbours learn for it. With directed delivery it is the MAC of the node that answers, and this is unused.
     pub mac: VirtualMac,
+    pub delivery: Delivery,
+    /// Multicast groups that the interface has to be in.
+    pub joins: Vec<IpAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +63,7 @@ impl Plan {
     pub fn of(config: &Config, node: NodeId, hash_key: [u8; 16]) -> Result<Self, PlanError> {
         let mut virtual_ips = Vec::new();
         let mut rules = Vec::new();
+        let multicast = multicast::groups(config);
         for farm in config.farms().filter(|farm| farm.nodes.contains(&node)) {
             for vip in &farm.virtual_ips {
                 let place = virtual_ips.len() as u16;
@@ -65,7 +72,12 @@ impl Plan {
                     address: vip.address,
                     interface: vip.interface.clone(),
                     group: farm.group,
-                    mac: VirtualMac::of(vip.address),
+                    mac: multicast.get(&vip.address).map_or_else(
+                        || VirtualMac::of(vip.address),
+                        |group| VirtualMac(multicast::mac(*group)),
+                    ),
+                    delivery: farm.delivery,
+                    joins: joins(vip.address, &multicast),
                 });
                 rules.extend(farm.rules.iter().map(|rule| PlannedRule {
                     vip: place,
@@ -104,6 +116,14 @@ impl Plan {
     }
 }
 
+fn joins(address: IpAddr, multicast: &BTreeMap<IpAddr, IpAddr>) -> Vec<IpAddr> {
+    let questions = match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(v6) => Some(multicast::solicited_node(v6).into()),
+    };
+    multicast.get(&address).copied().into_iter().chain(questions).collect()
+}
+
 fn refuse_later(rules: &[PlannedRule]) -> Result<(), PlanError> {
     for rule in rules {
         if rule.ports.width() > 0 {
@@ -140,15 +160,17 @@ impl VirtualMac {
                 Self([local, letter, a, b, c, d])
             }
             IpAddr::V6(v6) => {
-                let hash = v6.octets().iter().fold(0x811c_9dc5_u32, |hash, octet| {
-                    (hash ^ u32::from(*octet)).wrapping_mul(0x0100_0193)
-                });
-                let [a, b, c, d] = hash.to_be_bytes();
+                let [a, b, c, d] = fnv(&v6.octets()).to_be_bytes();
                 let [local, digit] = guard::PREFIXES[1];
                 Self([local, digit, a, b, c, d])
             }
         }
     }
+}
+
+/// FNV-1a, 32 bits.
+pub(super) fn fnv(octets: &[u8]) -> u32 {
+    octets.iter().fold(0x811c_9dc5, |hash, octet| (hash ^ u32::from(*octet)).wrapping_mul(0x0100_0193))
 }
 
 impl fmt::Display for VirtualMac {
