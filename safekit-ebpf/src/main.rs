@@ -12,9 +12,9 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use safekit_ebpf::abi::{Address, Rule, RuleKey, Vip};
+use safekit_ebpf::abi::{Address, Rule, Vip};
 use safekit_ebpf::flow::{Bucket, HashKey};
-use safekit_ebpf::packet::{Ethernet, Frame, FrameMut, Ip, OFFSET_MAX, Plain, Tcp, Version};
+use safekit_ebpf::packet::{Ethernet, Frame, FrameMut, Ip, OFFSET_MAX, Plain, Protocol, Tcp, Version};
 use safekit_ebpf::verdict::{BucketState, Evidence, Verdict, World, apply, decide};
 
 #[xdp]
@@ -141,8 +141,12 @@ impl World for Kernel<'_> {
     }
 
     #[inline(always)]
-    fn rule(&self, key: RuleKey) -> Option<Rule> {
-        maps::rule(key)
+    fn rule(&self, vip: &Vip, protocol: Protocol, port: u16) -> Option<Rule> {
+        let row = match protocol {
+            Protocol::Tcp => vip.tcp_row,
+            Protocol::Udp => vip.udp_row,
+        };
+        maps::rule(vip, row, port).copied()
     }
 
     #[inline(always)]

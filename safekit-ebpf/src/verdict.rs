@@ -9,12 +9,10 @@
 //!
 //! Past the lease, mine and gained count as lost: a controller that stalls keeps its connections and takes no new one.
 
-use crate::abi::{Address, Balance, Rule, RuleKey, SCOPE_NONE, Table, Vip, scope_of_rule, scope_of_vip};
+use crate::abi::{Address, Balance, Rule, SCOPE_NONE, Table, Vip, scope_of_rule, scope_of_vip};
 use crate::answer::{Advertisement, ArpAnswer};
 use crate::flow::{self, Bucket, HashKey};
-use crate::packet::{
-    self, Arp, Frame, FrameMut, Ip, Neighbour, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Tcp, Transport,
-};
+use crate::packet::{self, Arp, Frame, FrameMut, Ip, Neighbour, Packet, Protocol, Tcp, Transport};
 
 /// What happens to a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +156,8 @@ pub trait World {
     /// The index of the interface that the frame came in by.
     fn interface(&self) -> u32;
     fn vip(&self, address: Address) -> Option<Vip>;
-    fn rule(&self, key: RuleKey) -> Option<Rule>;
+    /// The narrowest rule of the virtual IP that covers the port.
+    fn rule(&self, vip: &Vip, protocol: Protocol, port: u16) -> Option<Rule>;
     /// Foreign where there is no such group.
     fn bucket(&self, group: u16, bucket: Bucket) -> BucketState;
     fn lease_holds(&self) -> bool;
@@ -210,7 +209,7 @@ fn decide_ip(frame: &impl Frame, ip: &Ip, vip: &Vip, world: &impl World) -> Deci
     let ours = Verdict::Ours { own_mac: vip.own_mac };
     match packet::parse_transport(frame, ip) {
         Transport::Tcp(tcp) => {
-            let Some(rule) = world.rule(RuleKey::new(vip.index, PROTOCOL_TCP, tcp.destination)) else {
+            let Some(rule) = world.rule(vip, Protocol::Tcp, tcp.destination) else {
                 return of_vip((Verdict::Drop, Reason::NoRule));
             };
             let state = state_of(world, &rule, ip.source, tcp.source);
@@ -222,7 +221,7 @@ fn decide_ip(frame: &impl Frame, ip: &Ip, vip: &Vip, world: &impl World) -> Deci
             }
         }
         Transport::Udp { source, destination } => {
-            let Some(rule) = world.rule(RuleKey::new(vip.index, PROTOCOL_UDP, destination)) else {
+            let Some(rule) = world.rule(vip, Protocol::Udp, destination) else {
                 return of_vip((Verdict::Drop, Reason::NoRule));
             };
             let (passes, reason) = single_verdict(state_of(world, &rule, ip.source, source), world);
@@ -233,7 +232,7 @@ fn decide_ip(frame: &impl Frame, ip: &Ip, vip: &Vip, world: &impl World) -> Deci
             }
         }
         Transport::EchoRequest { id } => {
-            let bucket = flow::bucket(world.hash_key(), Balance::Connection, ip.source, id);
+            let bucket = flow::bucket(world.hash_key(), &Balance::CONNECTION, ip.source, id);
             let (passes, reason) = single_verdict(world.bucket(vip.group, bucket), world);
             of_vip((if passes { ours } else { Verdict::Drop }, reason))
         }
@@ -247,7 +246,7 @@ fn decide_ip(frame: &impl Frame, ip: &Ip, vip: &Vip, world: &impl World) -> Deci
 
 #[inline(always)]
 fn state_of(world: &impl World, rule: &Rule, client: Address, port: u16) -> BucketState {
-    world.bucket(rule.group, flow::bucket(world.hash_key(), rule.balance, client, port))
+    world.bucket(rule.group, flow::bucket(world.hash_key(), &rule.balance, client, port))
 }
 
 /// TCP: connections can be told apart, so a bucket can move under them.
@@ -311,7 +310,7 @@ fn answer_arp(arp: &Arp, vip: &Vip, world: &impl World) -> (Verdict, Reason) {
         return (Verdict::Drop, Reason::ArpClaim);
     }
     let requester = Address::v4(arp.sender);
-    let bucket = flow::bucket(world.hash_key(), Balance::Client, requester, 0);
+    let bucket = flow::bucket(world.hash_key(), &Balance::CLIENT, requester, 0);
     let (answers, reason) = single_verdict(world.bucket(vip.group, bucket), world);
     if !answers {
         return (Verdict::Drop, reason);
@@ -338,7 +337,7 @@ fn answer_neighbour(neighbour: &Neighbour, vip: &Vip, world: &impl World) -> (Ve
     if neighbour.sender == Address::UNSPECIFIED {
         return (Verdict::Drop, Reason::NdpProbe);
     }
-    let bucket = flow::bucket(world.hash_key(), Balance::Client, neighbour.sender, 0);
+    let bucket = flow::bucket(world.hash_key(), &Balance::CLIENT, neighbour.sender, 0);
     let (answers, reason) = single_verdict(world.bucket(vip.group, bucket), world);
     if !answers {
         return (Verdict::Drop, reason);

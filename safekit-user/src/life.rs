@@ -9,15 +9,15 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use safekit::config::key::{ClusterKey, read_key};
 use safekit::config::{self, Config};
-use safekit::driver::clock;
 use safekit::driver::daemon::{Life, Running, pin_dir};
-use safekit::driver::datapath;
 use safekit::driver::inbox::{Inbox, Request};
 use safekit::driver::supervise::{Asked, DaemonFiles, Outcome, Signals, Supervisor};
+use safekit::driver::{clock, datapath};
+use safekit::engine::doctor::facts::Facts;
 use safekit::front::cli::DaemonArgs;
 use safekit::front::control::{self, Question};
 use safekit::front::exit::Exit;
-use safekit::types::{BootId, Command, NodeId, Reply};
+use safekit::types::{BootId, Command, NodeId, Reply, Snapshot};
 use tokio::sync::mpsc;
 
 /// Questions of clients under way; more wait in their clients' tasks.
@@ -206,4 +206,14 @@ fn arguments(args: &DaemonArgs) -> Vec<std::ffi::OsString> {
 fn parse_boot(text: &str) -> anyhow::Result<BootId> {
     let bytes = u128::from_str_radix(text, 16).context("--boot is not a boot id")?;
     Ok(BootId(bytes.to_be_bytes()))
+}
+
+/// What `safekit doctor` looks at.
+pub(crate) fn facts(
+    config: &Config,
+    me: NodeId,
+    run_dir: &Path,
+    daemon: Option<Snapshot>,
+) -> anyhow::Result<Facts> {
+    Ok(safekit::driver::doctor::gather(config, me, &pin_dir(run_dir), daemon)?)
 }

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Verb::Weight(args) => cli::adjust::weight(&args),
         Verb::Reload(args) => cli::reload::run(&args),
         Verb::Farm(args) => cli::farm::run(&args),
+        Verb::Doctor(args) => cli::doctor::run(&args, life::facts),
         Verb::Config(args) => cli::config::run(&args),
         Verb::Keygen(args) => cli::keygen::run(&args),
         Verb::Demo(args) => demo::run(&args),

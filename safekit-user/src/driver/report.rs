@@ -14,7 +14,7 @@ use crate::engine::health::{Facts, judge};
 use crate::types::command::Explanation;
 use crate::types::snapshot::{
     API_VERSION, CounterInfo, FarmInfo, GroupInfo, HeartbeatInfo, MemberState, NodeInfo, RuleInfo, Verdict,
-    VirtualIpInfo,
+    VirtualIpInfo, Warning,
 };
 use crate::types::{BootId, Command, Event, EventKind, GroupId, Instant, NodeId, NodeSet, Reply, Snapshot};
 
@@ -43,7 +43,19 @@ pub struct Reporter {
     lateness: Lateness,
     counters: Vec<Counter>,
     counted: Option<Instant>,
+    /// By node.
+    heard: Vec<Heard>,
 }
+
+/// When a node was last heard, by the way of its heartbeats.
+#[derive(Clone, Copy, Default)]
+struct Heard {
+    datagram: Option<Instant>,
+    frame: Option<Instant>,
+}
+
+/// A node is heard on one path alone when the other has been silent for so long.
+const PATH_SILENCE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Default)]
 struct Applied {
@@ -71,6 +83,7 @@ impl Reporter {
         bucket_of: BucketOf,
         virtual_ips: Vec<VirtualIpInfo>,
     ) -> Self {
+        let nodes = config.cluster.nodes.len();
         Self {
             config,
             me,
@@ -86,7 +99,14 @@ impl Reporter {
             lateness: Lateness::default(),
             counters: Vec::new(),
             counted: None,
+            heard: vec![Heard::default(); nodes],
         }
+    }
+
+    /// A heartbeat that came as a datagram, or as a frame on the clients' own path.
+    pub fn note_heard(&mut self, node: NodeId, as_frame: bool, now: Instant) {
+        let Some(heard) = self.heard.get_mut(usize::from(node.0)) else { return };
+        *(if as_frame { &mut heard.frame } else { &mut heard.datagram }) = Some(now);
     }
 
     pub fn note_realtime(&mut self, priority: bool) {
@@ -160,7 +180,7 @@ impl Reporter {
             farms: self.farms(engine),
             generation: 0,
             changing: false,
-            warnings: Vec::new(),
+            warnings: self.warnings(now),
             events: self.events.iter().cloned().collect(),
         }
     }
@@ -208,6 +228,20 @@ impl Reporter {
                 }
             },
         }
+    }
+
+    fn warnings(&self, now: Instant) -> Vec<Warning> {
+        let lately = |at: Option<Instant>| at.is_some_and(|at| now.since(at) < PATH_SILENCE);
+        let by_frames_alone = |(node, heard): (usize, &Heard)| {
+            (lately(heard.frame) && !lately(heard.datagram)).then(|| Warning {
+                what: format!(
+                    "heartbeats of {} arrive as Ethernet frames on the clients' network, and not as datagrams",
+                    self.config.cluster.nodes[node].name
+                ),
+                remedy: "look for a firewall or a wrong route on either node: the heartbeat port must be open".to_owned(),
+            })
+        };
+        self.heard.iter().enumerate().filter_map(by_frames_alone).collect()
     }
 
     fn heartbeat(&self) -> HeartbeatInfo {

@@ -13,7 +13,7 @@ use super::{Error, Mode, ModeChoice};
 
 /// Drivers whose native XDP is missing or not what it seems. veth hands the stack a frame that keeps the packet type
 /// from before the filter rewrote its destination (measured on 6.18), so nothing passed would arrive.
-const GENERIC_DRIVERS: &[&str] = &[
+pub(super) const GENERIC_DRIVERS: &[&str] = &[
     "veth",
     "bridge",
     "macvlan",

@@ -19,8 +19,10 @@ mod multicast;
 mod object;
 mod pins;
 mod plan;
+mod ports;
 mod sys;
 mod table;
+mod trial;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,7 +40,8 @@ pub use guard::{Guarded, Leak};
 pub use lease::LeaseClock;
 pub use pins::remove_pins;
 pub use plan::{Plan, PlanError, PlannedRule, PlannedVip, VirtualMac, bucket};
-pub use sys::ensure_bpffs;
+pub use sys::{ensure_bpffs, interface_request};
+pub use trial::{Trial, driver, generic_because, index_and_mac, is_pinned, tcx_programs, try_loading};
 
 use object::{LeaseValue, Object};
 use pins::Inherited;

@@ -19,8 +19,9 @@ use safekit_ebpf::{abi, guard};
 use super::sys::{self, detach_pinned_link};
 use super::{Error, Mode};
 
-pub(super) const PINNED_MAPS: [&str; 8] = [
+pub(super) const PINNED_MAPS: [&str; 9] = [
     abi::MAP_VIPS,
+    abi::MAP_PORTS,
     abi::MAP_RULES,
     abi::MAP_ACTIVE,
     abi::MAP_TABLES,

@@ -5,8 +5,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use safekit_ebpf::abi::{self, Address, Balance, GROUPS_MAX, RULES_MAX, VIPS_MAX};
-use safekit_ebpf::{guard, packet};
+use safekit_ebpf::abi::{Address, Balance, GROUPS_MAX, RULES_MAX, RULES_OF_VIP_MAX, VIPS_MAX};
+use safekit_ebpf::guard;
 
 use super::multicast;
 use crate::config::{self, Config, Delivery, Evidence, Ports, Protocol};
@@ -91,6 +91,9 @@ impl Plan {
             }
         }
         refuse_later(&rules)?;
+        let of_vip = |place| rules.iter().filter(|rule| rule.vip == place).count();
+        let most = (0..virtual_ips.len() as u16).map(of_vip).max().unwrap_or_default();
+        within("rules of one virtual IP", most, RULES_OF_VIP_MAX)?;
         let groups = config.groups.len();
         within("ways of sharing", groups, GROUPS_MAX)?;
         within("virtual IPs", virtual_ips.len(), VIPS_MAX)?;
@@ -126,14 +129,6 @@ fn joins(address: IpAddr, multicast: &BTreeMap<IpAddr, IpAddr>) -> Vec<IpAddr> {
 
 fn refuse_later(rules: &[PlannedRule]) -> Result<(), PlanError> {
     for rule in rules {
-        if rule.ports.width() > 0 {
-            return Err(PlanError::Later("ranges of ports"));
-        }
-        if matches!(rule.balance, config::Balance::ClientNetwork { .. })
-            && rule.balance != config::Balance::NETWORK
-        {
-            return Err(PlanError::Later("other prefixes than /24 and /64"));
-        }
         if rule.evidence == Evidence::Flows {
             return Err(PlanError::Later("evidence: flows"));
         }
@@ -197,7 +192,7 @@ pub fn bucket(
     let words = [key as u64, (key >> 64) as u64];
     crate::types::Bucket(safekit_ebpf::flow::bucket(
         words,
-        kernel_balance(balance),
+        &kernel_balance(balance),
         kernel_address(client),
         port,
     ))
@@ -212,24 +207,15 @@ pub(super) fn kernel_address(address: IpAddr) -> Address {
 
 pub(super) fn kernel_balance(balance: config::Balance) -> Balance {
     match balance {
-        config::Balance::Connection => Balance::Connection,
-        config::Balance::Client => Balance::Client,
-        config::Balance::ClientNetwork { .. } => Balance::ClientNetwork,
+        config::Balance::Connection => Balance::CONNECTION,
+        config::Balance::Client => Balance::CLIENT,
+        config::Balance::ClientNetwork { ipv4, ipv6 } => Balance::network(ipv4, ipv6),
     }
-}
-
-pub(super) fn kernel_key(rule: &PlannedRule) -> abi::RuleKey {
-    let protocol = match rule.protocol {
-        Protocol::Tcp => packet::PROTOCOL_TCP,
-        Protocol::Udp => packet::PROTOCOL_UDP,
-    };
-    abi::RuleKey::new(rule.vip, protocol, rule.ports.first)
 }
 
 /// The first odd multiplier under which no two keys share a slot. Deterministic: the same plan gives the same seed.
 ///
-/// With 64 keys in 1,024 slots one seed in seven fits, with 256 in 8,192 one in fifty; a million tries without one
-/// would mean that two keys are equal.
+/// With 64 keys in 1,024 slots one seed in seven fits; a million tries without one would mean that two keys are equal.
 pub(super) fn seed_without_collision<K: Copy>(
     keys: &[K],
     slots: usize,
@@ -248,6 +234,8 @@ pub(super) fn seed_without_collision<K: Copy>(
 
 #[cfg(test)]
 mod tests {
+    use safekit_ebpf::abi;
+
     use super::*;
 
     #[test]
@@ -273,10 +261,6 @@ mod tests {
         slots.sort_unstable();
         slots.dedup();
         assert_eq!(slots.len(), VIPS_MAX);
-
-        let keys: Vec<_> =
-            (0..RULES_MAX as u16).map(|index| abi::RuleKey::new(index / 16, 6, 8000 + index % 16)).collect();
-        assert!(seed_without_collision(&keys, abi::RULE_SLOTS, abi::rule_slot).is_some());
     }
 
     #[test]

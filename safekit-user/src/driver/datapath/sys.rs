@@ -118,7 +118,7 @@ impl Interface {
         let socket =
             rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
         let index = rustix::net::netdevice::name_to_index(&socket, name)?;
-        let mut request = request_for(name)?;
+        let mut request = interface_request(name)?;
         // SAFETY: the kernel fills the request that lives here.
         if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR as libc::Ioctl, &raw mut request) }
             != 0
@@ -142,7 +142,7 @@ struct DriverInfo {
 
 fn driver_of(socket: &OwnedFd, name: &str) -> Option<String> {
     let mut info = DriverInfo { command: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
-    let mut request = request_for(name).ok()?;
+    let mut request = interface_request(name).ok()?;
     request.ifr_ifru.ifru_data = (&raw mut info).cast();
     // SAFETY: the kernel fills `info` (196 bytes, `struct ethtool_drvinfo`), which lives until the call returns.
     if unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) } != 0 {
@@ -152,7 +152,8 @@ fn driver_of(socket: &OwnedFd, name: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&info.driver[..end]).into_owned())
 }
 
-fn request_for(name: &str) -> io::Result<libc::ifreq> {
+/// A request about an interface, as the kernel's ioctls take it.
+pub fn interface_request(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: a C struct of integers and pointers, for which zero is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.len() >= request.ifr_name.len() {

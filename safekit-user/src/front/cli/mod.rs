@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub mod adjust;
 pub mod config;
+pub mod doctor;
 pub mod farm;
 pub mod keygen;
 pub mod reload;
@@ -41,6 +42,8 @@ pub enum Verb {
     Reload(reload::ReloadArgs),
     /// Look into a farm: who owns what, and why.
     Farm(farm::FarmArgs),
+    /// Look at this node, and say what keeps the farm from working and what to type next.
+    Doctor(doctor::DoctorArgs),
     /// Check or show a configuration file.
     Config(config::ConfigArgs),
     /// Make a cluster key.
