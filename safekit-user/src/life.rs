@@ -86,7 +86,14 @@ fn child(args: &DaemonArgs, boot: &str) -> anyhow::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
     let files = DaemonFiles { config: args.config.clone(), node: args.node.clone() };
     let (config, key, me) = read(&files)?;
-    let life = Life { config, key, me, boot: parse_boot(boot)?, pin_dir: pin_dir(&args.run_dir) };
+    let life = Life {
+        config,
+        key,
+        me,
+        boot: parse_boot(boot)?,
+        pin_dir: pin_dir(&args.run_dir),
+        state_dir: args.state_dir.clone(),
+    };
     std::fs::write(args.run_dir.join("daemon.pid"), format!("{}\n", std::process::id()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(live(life, &args.run_dir));

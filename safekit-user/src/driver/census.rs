@@ -1,9 +1,10 @@
-//! The counting thread: which buckets of other nodes still hold live connections of this one.
+//! The counting thread: which buckets of other nodes still hold live connections of this one, and how many it has in all.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
 
 use super::datapath::FlowNotes;
 use super::inbox::{Inbox, Request};
@@ -20,6 +21,9 @@ pub struct Census {
 
 /// One count under way and one waiting; the engine repeats what was dropped.
 const CENSUSES_MAX: usize = 1;
+
+/// How often all connections are counted, unless that takes longer than a twentieth of it.
+const HEADCOUNT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where a connection of a farm's TCP rule falls.
 pub struct Places {
@@ -45,6 +49,17 @@ impl Places {
         Self { rules, bucket_of }
     }
 
+    /// Every group that has rules for TCP, with nothing counted yet.
+    fn groups(&self) -> BTreeMap<GroupId, u32> {
+        self.rules.values().flatten().map(|rule| (rule.group, 0)).collect()
+    }
+
+    fn group(&self, connection: &connections::Connection) -> Option<GroupId> {
+        let rules = self.rules.get(&connection.local)?;
+        let rule = rules.iter().find(|rule| rule.ports.contains(connection.local_port))?;
+        (rule.evidence != Evidence::Flows).then_some(rule.group)
+    }
+
     fn place(&self, connection: &connections::Connection) -> Option<(GroupId, Bucket)> {
         let rules = self.rules.get(&connection.local)?;
         let rule = rules.iter().find(|rule| rule.ports.contains(connection.local_port))?;
@@ -66,32 +81,59 @@ pub fn start(places: Places, notes: Arc<FlowNotes>, inbox: Inbox) -> std::io::Re
 }
 
 fn run(places: &Places, notes: &FlowNotes, inbox: &Inbox, censuses: &Receiver<Census>) {
-    while let Ok(census) = censuses.recv() {
-        let since = clock::now();
-        let mut buckets = BucketBits::none(census.table.mine.capacity());
-        let mut connections = 0;
-        let counted = connections::live(|connection| {
-            let Some((group, bucket)) = places.place(&connection) else { return };
-            if group == census.group && !census.table.mine.contains(bucket) {
-                buckets.insert(bucket);
-                connections += 1;
+    let mut next = clock::now();
+    loop {
+        match censuses.recv_timeout(next.since(clock::now())) {
+            Ok(census) => count(places, notes, inbox, &census),
+            Err(RecvTimeoutError::Timeout) => {
+                let began = clock::now();
+                headcount(places, inbox);
+                let took = clock::now().since(began);
+                next = clock::now() + HEADCOUNT_INTERVAL.max(took * 20);
             }
-        });
-        let noted = notes.held(census.group, &census.table, since, |bucket| {
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// For screens, of sockets alone: a count that fails or finds the inbox full leaves the figures as they were.
+fn headcount(places: &Places, inbox: &Inbox) {
+    let mut live: BTreeMap<GroupId, u32> = places.groups();
+    let counted = connections::live(|connection| {
+        if let Some(group) = places.group(&connection) {
+            *live.entry(group).or_default() += 1;
+        }
+    });
+    if counted.is_ok() {
+        let _full = inbox.post(Request::Live(live.into_iter().collect()));
+    }
+}
+
+fn count(places: &Places, notes: &FlowNotes, inbox: &Inbox, census: &Census) {
+    let since = clock::now();
+    let mut buckets = BucketBits::none(census.table.mine.capacity());
+    let mut connections = 0;
+    let counted = connections::live(|connection| {
+        let Some((group, bucket)) = places.place(&connection) else { return };
+        if group == census.group && !census.table.mine.contains(bucket) {
             buckets.insert(bucket);
             connections += 1;
-        });
-        match (counted, noted) {
-            // Dropped when the inbox is full: the engine asks again.
-            (Ok(()), Ok(())) => {
-                let _full = inbox.post(Request::Counted { group: census.group, buckets, since, connections });
-            }
-            (Err(error), _) => {
-                tracing::warn!(%error, "cannot count live connections; transitions last longer");
-            }
-            (Ok(()), Err(error)) => {
-                tracing::warn!(%error, "cannot count noted flows; transitions last longer");
-            }
+        }
+    });
+    let noted = notes.held(census.group, &census.table, since, |bucket| {
+        buckets.insert(bucket);
+        connections += 1;
+    });
+    match (counted, noted) {
+        // Dropped when the inbox is full: the engine asks again.
+        (Ok(()), Ok(())) => {
+            let _full = inbox.post(Request::Counted { group: census.group, buckets, since, connections });
+        }
+        (Err(error), _) => {
+            tracing::warn!(%error, "cannot count live connections; transitions last longer");
+        }
+        (Ok(()), Err(error)) => {
+            tracing::warn!(%error, "cannot count noted flows; transitions last longer");
         }
     }
 }

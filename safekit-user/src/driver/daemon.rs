@@ -17,9 +17,9 @@ use super::inbox::{self, Inbox, Request};
 use super::report::Reporter;
 use super::runtime::{self, Runtime};
 use super::vip::{self, VirtualIps, Wanted};
-use super::{clock, links, realtime};
+use super::{clock, generations, links, realtime};
 use crate::config::key::ClusterKey;
-use crate::config::{Balance, Config, ownership_hash};
+use crate::config::{Balance, Config, Delivery, ownership_hash};
 use crate::engine::farm::{Engine, HOLD, Input, Rules, Setup};
 use crate::engine::groups::groups;
 use crate::engine::reach::Reach;
@@ -56,6 +56,7 @@ pub struct Life {
     pub me: NodeId,
     pub boot: BootId,
     pub pin_dir: PathBuf,
+    pub state_dir: PathBuf,
 }
 
 /// A daemon that is up.
@@ -64,36 +65,48 @@ pub struct Running {
     pub inbox: Inbox,
     ended: oneshot::Receiver<Result<(), runtime::Error>>,
     addresses: VirtualIps,
+    pin_dir: PathBuf,
 }
+
+/// The three ends of the heartbeat thread.
+type Started = (watch::Receiver<Arc<Snapshot>>, Inbox, oneshot::Receiver<Result<(), runtime::Error>>);
 
 impl Life {
     /// Brings everything up, the heartbeat thread last.
     pub async fn start(self) -> Result<Running, Error> {
         let plan = Plan::of(&self.config, self.me, derive_hash_key(&self.key))?;
-        let mut addresses = VirtualIps::bring_up(&self.wanted(&plan)).await?;
-        let on_virtual_ip = self.on_virtual_ip(&addresses).await;
-        match self.start_with(&plan, &addresses, on_virtual_ip) {
+        let pin_dir = self.pin_dir.clone();
+        let mut addresses = VirtualIps::prepare(&wanted(&plan)).await?;
+        match self.start_on(&plan, &mut addresses).await {
             Ok((snapshots, inbox, ended)) => {
                 watch_carrier(&addresses, inbox.clone());
-                Ok(Running { snapshots, inbox, ended, addresses })
+                Ok(Running { snapshots, inbox, ended, addresses, pin_dir })
             }
             Err(error) => {
-                addresses.take_down().await;
+                if let Err(second) = take_down(addresses, &pin_dir).await {
+                    tracing::warn!(error = %second, "cannot take the farm filter back");
+                }
                 Err(error)
             }
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "the three ends of one thread, unpacked at once")]
+    /// The filter first, then the addresses: the stack must not answer for buckets of other nodes.
+    async fn start_on(self, plan: &Plan, addresses: &mut VirtualIps) -> Result<Started, Error> {
+        let datapath = Datapath::load(plan, Some(&self.pin_dir), ModeChoice::Auto)?;
+        addresses.add_addresses(&wanted(plan)).await?;
+        let on_virtual_ip = self.on_virtual_ip(addresses).await;
+        self.start_with(plan, datapath, addresses, on_virtual_ip)
+    }
+
     fn start_with(
         self,
         plan: &Plan,
+        datapath: Datapath,
         addresses: &VirtualIps,
         on_virtual_ip: Vec<bool>,
-    ) -> Result<(watch::Receiver<Arc<Snapshot>>, Inbox, oneshot::Receiver<Result<(), runtime::Error>>), Error>
-    {
+    ) -> Result<Started, Error> {
         let io = |action| move |source| Error::Io { action, source };
-        let datapath = Datapath::load(plan, Some(&self.pin_dir), ModeChoice::Auto)?;
         let sockets = Sockets::open(&self.config, self.me, Port::Configured)?;
         let frames = Frames::open(&self.paths(plan, addresses)).map_err(io("open a packet socket"))?;
         let (inbox, requests) = inbox::inbox().map_err(io("make the heartbeat thread's inbox"))?;
@@ -111,7 +124,10 @@ impl Life {
             self.virtual_ips(plan, &datapath),
         );
         let now = clock::now();
-        let engine = Engine::new(self.setup(), now);
+        let generation = generations::load(&self.state_dir, &self.config);
+        let (keep, kept) = watch::channel(generation.clone());
+        tokio::spawn(generations::keep(self.state_dir.clone(), self.config.clone(), kept));
+        let engine = Engine::new(self.setup(generation), now);
         let (snapshots, receiver) = watch::channel(Arc::new(reporter.snapshot(&engine, &datapath, now)));
         let announcer = Announcer::open().map_err(io("open a packet socket"))?;
         let name = &self.config.cluster.name;
@@ -140,7 +156,7 @@ impl Life {
                     reach: Reach::new(nodes),
                     on_virtual_ip,
                     snapshots,
-                    handing_over: false,
+                    generations: keep,
                 };
                 // Nobody waits any more when the process is being killed.
                 let _unheard = done.send(runtime.run());
@@ -168,7 +184,7 @@ impl Life {
         on
     }
 
-    fn setup(&self) -> Setup {
+    fn setup(&self, generation: Generation) -> Setup {
         Setup {
             me: self.me,
             boot: self.boot,
@@ -179,27 +195,20 @@ impl Life {
             buckets: safekit_ebpf::abi::BUCKETS,
             seed: u64::from_le_bytes(self.boot.0[..8].try_into().expect("a boot id has sixteen bytes")),
             hold: HOLD,
-            generation: Generation::configured(),
+            generation,
             rules: Rules::ALL,
         }
     }
 
-    fn wanted(&self, plan: &Plan) -> Vec<Wanted> {
-        let wanted = |vip: &PlannedVip| Wanted {
-            address: vip.address,
-            interface: vip.interface.clone(),
-            virtual_mac: vip.mac.0,
-        };
-        plan.virtual_ips.iter().map(wanted).collect()
-    }
-
     fn announcements(&self, plan: &Plan, addresses: &VirtualIps) -> Vec<Announcement> {
         let announcement = |vip: &PlannedVip| {
-            let std::net::IpAddr::V4(address) = vip.address else { return None };
             let interface = addresses.interfaces.get(&vip.interface)?;
             Some(Announcement {
-                address,
-                virtual_mac: vip.mac.0,
+                address: vip.address,
+                mac: match vip.delivery {
+                    Delivery::Flood | Delivery::Multicast => vip.mac.0,
+                    Delivery::Directed => interface.mac,
+                },
                 interface_index: interface.index,
                 interface_mac: interface.mac,
             })
@@ -212,9 +221,10 @@ impl Life {
         let mut paths: Vec<FramePath> = Vec::new();
         for vip in &plan.virtual_ips {
             let Some(interface) = addresses.interfaces.get(&vip.interface) else { continue };
-            let directed = self.config.farms().any(|farm| {
-                farm.name == vip.module && matches!(farm.delivery, crate::config::Delivery::Directed)
-            });
+            let directed = self
+                .config
+                .farms()
+                .any(|farm| farm.name == vip.module && matches!(farm.delivery, Delivery::Directed));
             let target = if directed { [0xff; 6] } else { vip.mac.0 };
             if paths.iter().all(|path| path.interface_index != interface.index) {
                 let (interface_index, interface_mac) = (interface.index, interface.mac);
@@ -240,14 +250,32 @@ impl Life {
 }
 
 impl Running {
-    /// Waits for the heartbeat thread, then takes the addresses down, unless a successor wants them.
-    pub async fn ended(mut self, handing_over: &AtomicBool) -> Result<(), Error> {
-        let result = (&mut self.ended).await.map_err(|_| Error::Died)?;
+    /// Waits for the heartbeat thread, then takes addresses and filter down, unless a successor wants them.
+    pub async fn ended(self, handing_over: &AtomicBool) -> Result<(), Error> {
+        let result = self.ended.await.map_err(|_| Error::Died)?;
         if !handing_over.load(Ordering::Acquire) {
-            self.addresses.take_down().await;
+            take_down(self.addresses, &self.pin_dir).await?;
         }
         Ok(result?)
     }
+}
+
+/// The reverse of starting: the addresses go first, and the filter keeps the stack from speaking until then.
+async fn take_down(mut addresses: VirtualIps, pin_dir: &Path) -> Result<(), datapath::Error> {
+    addresses.remove_addresses().await;
+    let filter = datapath::remove_pins(pin_dir);
+    addresses.take_down().await;
+    filter
+}
+
+fn wanted(plan: &Plan) -> Vec<Wanted> {
+    let wanted = |vip: &PlannedVip| Wanted {
+        address: vip.address,
+        interface: vip.interface.clone(),
+        virtual_mac: (vip.delivery == Delivery::Flood).then_some(vip.mac.0),
+        joins: vip.joins.clone(),
+    };
+    plan.virtual_ips.iter().map(wanted).collect()
 }
 
 /// Asks the engine to leave: release, announce, wait for connections as long as that, and then end.

@@ -24,6 +24,8 @@ pub enum Request {
         since: Instant,
         connections: u64,
     },
+    /// All live connections of this node, by group.
+    Live(Vec<(GroupId, u32)>),
     Question(Command, oneshot::Sender<Reply>),
     /// Leave the farm, and leave the filter to a successor: live connections go on meanwhile.
     HandOver,

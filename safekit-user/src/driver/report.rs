@@ -5,18 +5,21 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::datapath::{Counter, Datapath};
+use super::wishes::{self, Refusal};
 use safekit_ebpf::verdict::Reason;
 
 use crate::config::{Balance, Config, Farm, Share};
 use crate::driver::census::BucketOf;
-use crate::engine::farm::{Engine, PeerStatus, Table};
+use crate::engine::farm::{Engine, Moved, PeerStatus, Table};
 use crate::engine::health::{Facts, judge};
-use crate::types::command::Explanation;
+use crate::types::command::{Explanation, Move, Preview};
 use crate::types::snapshot::{
     API_VERSION, CounterInfo, FarmInfo, GroupInfo, HeartbeatInfo, MemberState, NodeInfo, RuleInfo, Verdict,
     VirtualIpInfo, Warning,
 };
-use crate::types::{BootId, Command, Event, EventKind, GroupId, Instant, NodeId, NodeSet, Reply, Snapshot};
+use crate::types::{
+    BootId, Change, Command, Event, EventKind, GroupId, Instant, NodeId, NodeSet, Reply, Snapshot, Wish,
+};
 
 /// The newest events that a snapshot carries.
 const EVENTS_MAX: usize = 128;
@@ -178,8 +181,8 @@ impl Reporter {
             heartbeat: self.heartbeat(),
             nodes: self.nodes(engine, &peers, now),
             farms: self.farms(engine),
-            generation: 0,
-            changing: false,
+            generation: engine.generation().counter,
+            changing: engine.pending_change().is_some(),
             warnings: self.warnings(now),
             events: self.events.iter().cloned().collect(),
         }
@@ -270,9 +273,9 @@ impl Reporter {
                 heard_ms: peer.and_then(|peer| peer.heard).map(|heard| now.since(heard).as_millis() as u64),
                 departed: peer.and_then(|peer| peer.departed),
                 same_config: peer.and_then(|peer| peer.same_config),
-                drained: false,
-                connections: None,
-                drain: None,
+                drained: engine.drained().contains(id),
+                connections: engine.connections(id).filter(|_| engine.view().members.contains(id)),
+                drain: engine.drain_progress(id),
             }
         };
         self.config.cluster.nodes.iter().enumerate().map(node_info).collect()
@@ -312,15 +315,14 @@ impl Reporter {
 
     fn group_info(&self, engine: &Engine, group: GroupId) -> GroupInfo {
         let applied = self.groups.get(&group).copied().unwrap_or_default();
-        let nodes = self.config.cluster.nodes.len();
-        let (share, weights) = match self.config.share(group) {
-            Share::Weighted(weights) => ("weighted", weights.clone()),
-            Share::Cascade(line) => ("cascade", places_in(line, nodes)),
+        let share = match self.config.share(group) {
+            Share::Weighted(_) => "weighted",
+            Share::Cascade(_) => "cascade",
         };
         GroupInfo {
             group: group.0,
             share: share.to_owned(),
-            weights,
+            weights: engine.weights(group),
             buckets: engine.table(group).mine.capacity() as u32,
             owned: applied.owned,
             transitional: applied.transitional,
@@ -328,6 +330,32 @@ impl Reporter {
             apply_us: applied.took.as_micros() as u64,
             shares: engine.shares(group),
             held_connections: applied.held_connections,
+        }
+    }
+
+    pub fn resolve(&self, wish: &Wish) -> Result<Vec<Change>, Refusal> {
+        wishes::resolve(&self.config, self.me, wish)
+    }
+
+    pub fn preview(&self, engine: &Engine, moved: &[Moved]) -> Preview {
+        let moves = moved.iter().map(|moved| self.one_move(engine, moved)).collect();
+        let groups = self.config.groups.len() as u32;
+        Preview { moves, buckets: groups * safekit_ebpf::abi::BUCKETS as u32 }
+    }
+
+    fn one_move(&self, engine: &Engine, moved: &Moved) -> Move {
+        let group = &self.config.groups[usize::from(moved.group.0)];
+        let farm = self.config.farms().find(|farm| farm.name == group.module);
+        let rules = farm.into_iter().flat_map(|farm| &farm.rules).filter(|rule| rule.group == group.id);
+        let rules: Vec<String> = rules.map(wishes::rule_name).collect();
+        let name = |node: Option<NodeId>| node.map(|node| self.name(node).to_owned());
+        Move {
+            module: group.module.clone(),
+            rules: if rules.is_empty() { "ARP, echo".to_owned() } else { rules.join(", ") },
+            from: name(moved.from),
+            to: name(moved.to),
+            buckets: moved.buckets,
+            connections: moved.from.and_then(|from| connections_on(engine, from, moved)),
         }
     }
 
@@ -392,6 +420,15 @@ fn client_port(balance: Balance, port: Option<u16>) -> Option<u16> {
     }
 }
 
+/// A node's connections are spread evenly over the buckets of its share, and so are those that move.
+fn connections_on(engine: &Engine, from: NodeId, moved: &Moved) -> Option<u64> {
+    let loads = engine.loads_of(from)?;
+    let load = loads.iter().find(|load| load.group == moved.group);
+    let here = load.map_or(0, |load| u64::from(load.live.saturating_sub(load.held)));
+    let owned = u64::from(*engine.shares(moved.group).get(usize::from(from.0))?).max(1);
+    Some(here * u64::from(moved.buckets) / owned)
+}
+
 fn rule_info(rule: &crate::config::Rule) -> RuleInfo {
     RuleInfo {
         protocol: rule.protocol.name().to_owned(),
@@ -400,10 +437,4 @@ fn rule_info(rule: &crate::config::Rule) -> RuleInfo {
         evidence: rule.evidence.name().to_owned(),
         group: rule.group.0,
     }
-}
-
-/// From 1 on, by node; 0 = not in line.
-fn places_in(line: &[NodeId], nodes: usize) -> Vec<u32> {
-    let place = |node| line.iter().position(|known| *known == node).map_or(0, |place| place as u32 + 1);
-    (0..nodes).map(|node| place(NodeId(node as u8))).collect()
 }

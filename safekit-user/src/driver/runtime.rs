@@ -27,7 +27,7 @@ use super::inbox::{Request, Requests};
 use super::report::Reporter;
 use crate::engine::farm::{Engine, Input, Output};
 use crate::engine::reach::{Admission, Reach};
-use crate::types::{Event, EventKind, Instant, Snapshot, Timing};
+use crate::types::{Command, Event, EventKind, Generation, Instant, Reply, Snapshot, Timing, Wish};
 use crate::wire::heartbeat::{self, Body, Heartbeat};
 use crate::wire::seal::{Opener, Sealer};
 
@@ -63,8 +63,8 @@ pub struct Runtime {
     /// By heartbeat network: it is the virtual IPs' own.
     pub on_virtual_ip: Vec<bool>,
     pub snapshots: watch::Sender<Arc<Snapshot>>,
-    /// The filter outlives this thread.
-    pub handing_over: bool,
+    /// To be kept for a restart of the whole cluster.
+    pub generations: watch::Sender<Generation>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -74,7 +74,8 @@ enum Turn {
 }
 
 impl Runtime {
-    /// Runs until the engine has left the farm, then takes the filter off, or leaves it to a successor.
+    /// Runs until the engine has left the farm. The filter stays, and accepts nothing new: whoever started this thread
+    /// takes the addresses away first.
     pub fn run(mut self) -> Result<(), Error> {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         let mut sealed = Vec::with_capacity(DATAGRAM_BYTES_MAX);
@@ -114,12 +115,7 @@ impl Runtime {
                 self.wait(self.engine.next_deadline().min(publish_at.max(published + PUBLISH_INTERVAL_MIN)))?;
         }
         self.publish(clock::now());
-        if self.handing_over {
-            self.datapath.leave_pinned()?;
-        } else {
-            self.datapath.detach()?;
-        }
-        Ok(())
+        Ok(self.datapath.leave_pinned()?)
     }
 
     fn take_requests(&mut self, now: Instant) {
@@ -139,8 +135,16 @@ impl Runtime {
                         now,
                     );
                 }
+                Request::Live(groups) => {
+                    for (group, connections) in groups {
+                        self.engine.handle(Input::Live { group, connections }, now);
+                    }
+                }
+                Request::Question(Command::Adjust { wish, dry_run }, answer) => {
+                    // A client that no longer waits needs no answer.
+                    let _gone = answer.send(self.adjust(&wish, dry_run, now));
+                }
                 Request::HandOver => {
-                    self.handing_over = true;
                     self.engine.handle(Input::Leave { drain_max: Duration::ZERO }, now);
                 }
                 Request::Question(command, answer) => {
@@ -149,6 +153,24 @@ impl Runtime {
                 }
             }
         }
+    }
+
+    fn adjust(&mut self, wish: &Wish, dry_run: bool, now: Instant) -> Reply {
+        let changes = match self.reporter.resolve(wish) {
+            Ok(changes) => changes,
+            Err(refusal) => return refusal.into(),
+        };
+        let Some(moved) = self.engine.preview(&changes) else {
+            return Reply::Refused {
+                error: "too many weights differ from the configuration".to_owned(),
+                next_step: "write them into the configuration, and `safekit reload` on every node".to_owned(),
+            };
+        };
+        if dry_run {
+            return Reply::Preview { preview: self.reporter.preview(&self.engine, &moved) };
+        }
+        self.engine.handle(Input::Change(changes), now);
+        Reply::Accepted { at: now }
     }
 
     fn take_datagrams(&mut self, buffer: &mut [u8], now: Instant) {
@@ -227,6 +249,8 @@ impl Runtime {
                 }
                 Output::Generation(generation) => {
                     tracing::info!(counter = generation.counter, "weights and drains are in force");
+                    self.generations.send_replace(generation);
+                    *dirty = true;
                 }
                 Output::Event(event) => {
                     log(&event);

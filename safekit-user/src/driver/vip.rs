@@ -1,8 +1,18 @@
-//! Virtual IPs on this node: the address, and an interface that takes frames for its virtual MAC.
+//! Virtual IPs on this node: the address, and an interface that takes the frames that are for it.
 //!
 //! The address sits on `lo`, so that the kernel accepts packets for it but never speaks of it by itself:
 //! `arp_ignore = 1` keeps the kernel from answering for it (the filter does), `arp_announce = 2` keeps it out of the
-//! node's own ARP requests, which would teach the network this node's MAC and end the flooding.
+//! node's own ARP requests, which would teach the network this node's MAC and end the flooding. IPv6 needs neither: the
+//! kernel discovers neighbours for and from addresses of the same interface only. It would choose the address as
+//! source of the node's own connections where the interface has no better one; so it is marked as deprecated.
+//!
+//! Groups are joined by an address of the interface that is the group (`autojoin`, Linux 4.1): such a membership
+//! outlives the daemon, as the filter does.
+//!
+//! ```text
+//! prepare ──▶ filter on ──▶ add_addresses ──▶ … ──▶ remove_addresses ──▶ filter off ──▶ take_down
+//! ```
+//! The stack never has the address while no filter keeps other nodes' packets from it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,7 +20,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use futures_util::StreamExt;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope, CacheInfo,
+};
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec};
@@ -20,7 +32,10 @@ use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec};
 pub struct Wanted {
     pub address: IpAddr,
     pub interface: String,
-    pub virtual_mac: [u8; 6],
+    /// A second unicast address that the interface has to let in.
+    pub virtual_mac: Option<[u8; 6]>,
+    /// Multicast groups that the interface has to be in.
+    pub joins: Vec<IpAddr>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +55,13 @@ pub enum Error {
     )]
     Mac {
         interface: String,
+        #[source]
+        source: rtnetlink::Error,
+    },
+    #[error("interface {interface} cannot join the multicast group {group}")]
+    Join {
+        interface: String,
+        group: IpAddr,
         #[source]
         source: rtnetlink::Error,
     },
@@ -67,19 +89,20 @@ pub struct VirtualIps {
 
 enum Undo {
     Address(IpAddr),
+    Join { index: u32, group: IpAddr },
     Mac { index: u32, mac: [u8; 6] },
     Promiscuous { index: u32 },
     Sysctl { path: PathBuf, value: String },
 }
 
 impl VirtualIps {
-    /// Brings all of `wanted` up. What an earlier life left behind is taken over. On an error, what was done
-    /// is undone.
-    pub async fn bring_up(wanted: &[Wanted]) -> Result<Self, Error> {
+    /// Makes the interfaces of `wanted` ready. What an earlier life left behind is taken over. On an error, what was
+    /// done is undone.
+    pub async fn prepare(wanted: &[Wanted]) -> Result<Self, Error> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Netlink)?;
         tokio::spawn(connection);
         let mut up = Self { handle, interfaces: BTreeMap::new(), undo: Vec::new() };
-        match up.bring_up_all(wanted).await {
+        match up.prepare_all(wanted).await {
             Ok(()) => Ok(up),
             Err(error) => {
                 up.take_down().await;
@@ -88,25 +111,48 @@ impl VirtualIps {
         }
     }
 
-    async fn bring_up_all(&mut self, wanted: &[Wanted]) -> Result<(), Error> {
-        let loopback = self.interface("lo").await?;
+    async fn prepare_all(&mut self, wanted: &[Wanted]) -> Result<(), Error> {
         for one in wanted {
             let interface = self.interface(&one.interface).await?;
             if self.interfaces.insert(one.interface.clone(), interface).is_none() {
                 self.hush_arp(&one.interface)?;
             }
-            self.accept_mac(&one.interface, interface.index, one.virtual_mac).await?;
+            if let Some(mac) = one.virtual_mac {
+                self.accept_mac(&one.interface, interface.index, mac).await?;
+            }
+            for group in &one.joins {
+                self.join(&one.interface, interface.index, *group).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// From here on the stack takes packets for the virtual IPs: the filter has to be there.
+    pub async fn add_addresses(&mut self, wanted: &[Wanted]) -> Result<(), Error> {
+        let loopback = self.interface("lo").await?;
+        for one in wanted {
             self.add_address(loopback.index, one.address).await?;
         }
         Ok(())
     }
 
-    /// Takes back what [`Self::bring_up`] changed, the newest first. Goes on past errors: each is logged.
+    /// The first half of [`Self::take_down`]: then the filter can go.
+    pub async fn remove_addresses(&mut self) {
+        while let Some(address) = self.undo.pop_if(|undo| matches!(undo, Undo::Address(_))) {
+            self.undo_or_say(address).await;
+        }
+    }
+
+    /// Takes back what was changed, the newest first. Goes on past errors: each is logged.
     pub async fn take_down(&mut self) {
         while let Some(undo) = self.undo.pop() {
-            if let Err(error) = self.undo(undo).await {
-                tracing::warn!(%error, "cannot undo a change of the network configuration");
-            }
+            self.undo_or_say(undo).await;
+        }
+    }
+
+    async fn undo_or_say(&self, undo: Undo) {
+        if let Err(error) = self.undo(undo).await {
+            tracing::warn!(%error, "cannot undo a change of the network configuration");
         }
     }
 
@@ -115,6 +161,9 @@ impl VirtualIps {
             Undo::Address(address) => {
                 let loopback = self.interface("lo").await?;
                 self.handle.address().del(address_message(loopback.index, address)).execute().await?;
+            }
+            Undo::Join { index, group } => {
+                self.handle.address().del(address_message(index, group)).execute().await?;
             }
             Undo::Mac { index, mac } => {
                 let mut request = self
@@ -198,8 +247,13 @@ impl VirtualIps {
         let prefix = if address.is_ipv4() { 32 } else { 128 };
         let mut request = self.handle.address().add(loopback, address, prefix);
         if address.is_ipv6() {
+            let message = request.message_mut();
             // Every node has it: duplicate address detection would take it away from all but the first.
-            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+            message.header.flags |= AddressHeaderFlags::Nodad;
+            // Valid for ever, preferred never.
+            let mut life = CacheInfo::default();
+            life.ifa_valid = u32::MAX;
+            message.attributes.push(AddressAttribute::CacheInfo(life));
         }
         match request.execute().await {
             Ok(()) => {}
@@ -207,6 +261,23 @@ impl VirtualIps {
             Err(source) => return Err(Error::Address { address, source }),
         }
         self.undo.push(Undo::Address(address));
+        Ok(())
+    }
+
+    async fn join(&mut self, interface: &str, index: u32, group: IpAddr) -> Result<(), Error> {
+        let prefix = if group.is_ipv4() { 32 } else { 128 };
+        let mut request = self.handle.address().add(index, group, prefix);
+        let message = request.message_mut();
+        // Nothing is ever sent from it.
+        message.header.scope = AddressScope::Host;
+        let flags = AddressFlags::Mcautojoin | AddressFlags::Nodad | AddressFlags::Noprefixroute;
+        message.attributes.push(AddressAttribute::Flags(flags));
+        match request.execute().await {
+            Ok(()) => {}
+            Err(error) if is(&error, libc::EEXIST) => {}
+            Err(source) => return Err(Error::Join { interface: interface.to_owned(), group, source }),
+        }
+        self.undo.push(Undo::Join { index, group });
         Ok(())
     }
 }

@@ -17,6 +17,7 @@ mod counters;
 mod flows;
 mod guard;
 mod lease;
+mod multicast;
 mod object;
 mod pins;
 mod plan;

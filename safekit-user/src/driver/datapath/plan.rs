@@ -1,5 +1,6 @@
 //! What the filter of one node has to know, out of the configuration. Pure.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use safekit_ebpf::abi::{
 };
 use safekit_ebpf::{guard, packet};
 
+use super::multicast;
 use crate::config::{self, Config, Delivery, Evidence, Ports, Protocol};
 use crate::types::{GroupId, NodeId};
 
@@ -33,7 +35,11 @@ pub struct PlannedVip {
     pub address: IpAddr,
     pub interface: String,
     pub group: GroupId,
+    /// What neighbours learn for it. With directed delivery it is the MAC of the node that answers, and this is unused.
     pub mac: VirtualMac,
+    pub delivery: Delivery,
+    /// Multicast groups that the interface has to be in.
+    pub joins: Vec<IpAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +67,7 @@ impl Plan {
     pub fn of(config: &Config, node: NodeId, hash_key: [u8; 16]) -> Result<Self, PlanError> {
         let mut virtual_ips = Vec::new();
         let mut rules = Vec::new();
+        let multicast = multicast::groups(config);
         for farm in config.farms().filter(|farm| farm.nodes.contains(&node)) {
             for vip in &farm.virtual_ips {
                 let place = virtual_ips.len() as u16;
@@ -69,7 +76,12 @@ impl Plan {
                     address: vip.address,
                     interface: vip.interface.clone(),
                     group: farm.group,
-                    mac: VirtualMac::of(vip.address),
+                    mac: multicast.get(&vip.address).map_or_else(
+                        || VirtualMac::of(vip.address),
+                        |group| VirtualMac(multicast::mac(*group)),
+                    ),
+                    delivery: farm.delivery,
+                    joins: joins(vip.address, &multicast),
                 });
                 rules.extend(farm.rules.iter().map(|rule| PlannedRule {
                     vip: place,
@@ -118,6 +130,14 @@ impl Plan {
     }
 }
 
+fn joins(address: IpAddr, multicast: &BTreeMap<IpAddr, IpAddr>) -> Vec<IpAddr> {
+    let questions = match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(v6) => Some(multicast::solicited_node(v6).into()),
+    };
+    multicast.get(&address).copied().into_iter().chain(questions).collect()
+}
+
 fn within(what: &'static str, count: usize, max: usize) -> Result<(), PlanError> {
     if count > max { Err(PlanError::TooMany { what, count, max }) } else { Ok(()) }
 }
@@ -137,15 +157,17 @@ impl VirtualMac {
                 Self([local, letter, a, b, c, d])
             }
             IpAddr::V6(v6) => {
-                let hash = v6.octets().iter().fold(0x811c_9dc5_u32, |hash, octet| {
-                    (hash ^ u32::from(*octet)).wrapping_mul(0x0100_0193)
-                });
-                let [a, b, c, d] = hash.to_be_bytes();
+                let [a, b, c, d] = fnv(&v6.octets()).to_be_bytes();
                 let [local, digit] = guard::PREFIXES[1];
                 Self([local, digit, a, b, c, d])
             }
         }
     }
+}
+
+/// FNV-1a, 32 bits.
+pub(super) fn fnv(octets: &[u8]) -> u32 {
+    octets.iter().fold(0x811c_9dc5, |hash, octet| (hash ^ u32::from(*octet)).wrapping_mul(0x0100_0193))
 }
 
 impl fmt::Display for VirtualMac {
