@@ -2,6 +2,7 @@
 #![no_std]
 #![no_main]
 
+mod egress;
 mod maps;
 
 use aya_ebpf::EbpfContext;
@@ -13,12 +14,15 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use safekit_ebpf::abi::{Address, FlowKey, FlowRecord, FragmentKey, Limits, Rule, Vip};
 use safekit_ebpf::flow::{Bucket, HashKey};
-use safekit_ebpf::packet::{Frame, FrameMut, Ip, OFFSET_MAX, Plain, Protocol, Version};
+use safekit_ebpf::packet::{Ethernet, Frame, FrameMut, Ip, OFFSET_MAX, Plain, Protocol, Version};
 use safekit_ebpf::verdict::{BucketState, Evidence, Flow, Verdict, World, apply, decide};
 
 #[xdp]
 pub(crate) fn safekit_farm(context: XdpContext) -> u32 {
     let mut frame = XdpFrame::of(&context);
+    if let Some(ethernet) = frame.read::<Ethernet>(0) {
+        egress::note_heard(ethernet.source);
+    }
     let decision = decide(&frame, &Kernel { context: &context });
     maps::count(&decision);
     // The frame is as long as it was when it was read, so this cannot fail; if it did, it would not be ours to pass.

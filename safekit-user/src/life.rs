@@ -1,20 +1,23 @@
 //! `safekit daemon`: the parent, and the daemon that it starts. Joins what drivers make with what people touch.
 
 use std::io::IsTerminal;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use safekit::config::key::{ClusterKey, read_key};
 use safekit::config::{self, Config};
 use safekit::driver::daemon::{Life, Running, pin_dir};
-use safekit::driver::datapath;
 use safekit::driver::inbox::{Inbox, Request};
-use safekit::driver::supervise::{Signals, Supervisor};
+use safekit::driver::supervise::{Asked, DaemonFiles, Outcome, Signals, Supervisor};
+use safekit::driver::{clock, datapath};
+use safekit::engine::doctor::facts::Facts;
 use safekit::front::cli::DaemonArgs;
 use safekit::front::control::{self, Question};
 use safekit::front::exit::Exit;
-use safekit::types::{BootId, NodeId};
+use safekit::types::{BootId, Command, NodeId, Reply, Snapshot};
 use tokio::sync::mpsc;
 
 /// Questions of clients under way; more wait in their clients' tasks.
@@ -47,24 +50,42 @@ fn install_log() {
 }
 
 fn parent(args: &DaemonArgs) -> anyhow::Result<()> {
-    let (config, key, me) = read(args)?;
+    let files = DaemonFiles { config: args.config.clone(), node: args.node.clone() };
+    let (config, key, me) = read(&files)?;
     prepare(&args.run_dir)?;
     let pins = pin_dir(&args.run_dir);
-    let supervisor = Supervisor { config, key, me, arguments: arguments(args), pin_dir: pins.clone() };
+    let program = std::env::current_exe().context("cannot name the program that runs")?;
+    let supervisor = Supervisor {
+        config,
+        key,
+        me,
+        arguments: arguments(args),
+        program: program.clone(),
+        pin_dir: pins.clone(),
+        check: |files| read(files).map(drop).map_err(|error| format!("{error:#}")),
+        files,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(supervisor.run());
+    let outcome = runtime.block_on(supervisor.run());
+    drop(runtime);
+    if matches!(outcome, Ok(Outcome::HandedOver)) {
+        // The same process, so that whoever watches it sees no end: only the program behind the path may be another.
+        return Err(std::process::Command::new(program).args(std::env::args_os().skip(1)).exec().into());
+    }
     datapath::remove_pins(&pins).context("cannot remove the pinned maps")?;
     for file in ["control.sock", "daemon.pid"] {
         // The daemon may have taken it along.
         let _gone = std::fs::remove_file(args.run_dir.join(file));
     }
-    Ok(ended?)
+    outcome?;
+    Ok(())
 }
 
 fn child(args: &DaemonArgs, boot: &str) -> anyhow::Result<()> {
     // Without its parent nobody would announce this daemon's death: end cleanly with it.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
-    let (config, key, me) = read(args)?;
+    let files = DaemonFiles { config: args.config.clone(), node: args.node.clone() };
+    let (config, key, me) = read(&files)?;
     let life = Life { config, key, me, boot: parse_boot(boot)?, pin_dir: pin_dir(&args.run_dir) };
     std::fs::write(args.run_dir.join("daemon.pid"), format!("{}\n", std::process::id()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -75,47 +96,80 @@ fn child(args: &DaemonArgs, boot: &str) -> anyhow::Result<()> {
 
 async fn live(life: Life, run_dir: &Path) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
+    let drain_max = life.config.drain_timeout();
     let running = life.start().await?;
     let socket = run_dir.join("control.sock");
     let listener =
         control::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
     tokio::spawn(control::serve(listener, running.snapshots.clone(), questions));
-    tokio::spawn(hand_over(asked, running.inbox.clone()));
-    until_left(running, &mut signals).await
+    tokio::spawn(hand_on(asked, running.inbox.clone()));
+    until_left(running, drain_max, &mut signals).await
 }
 
-async fn until_left(running: Running, signals: &mut Signals) -> anyhow::Result<()> {
+/// The first request to stop waits for connections, the second does not.
+async fn until_left(running: Running, drain_max: Duration, signals: &mut Signals) -> anyhow::Result<()> {
     let inbox = running.inbox.clone();
-    let ended = running.ended();
+    let handing_over = AtomicBool::new(false);
+    let ended = running.ended(&handing_over);
     tokio::pin!(ended);
-    tokio::select! {
-        result = &mut ended => {
-            result?;
-            bail!("the heartbeat thread ended without being asked");
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            result = &mut ended => {
+                result?;
+                return if asked { Ok(()) } else { bail!("the heartbeat thread ended without being asked") };
+            }
+            next = signals.next() => match next {
+                Asked::HandOver => {
+                    handing_over.store(true, Ordering::Release);
+                    safekit::driver::daemon::hand_over(&inbox).await;
+                }
+                Asked::Stop => {
+                    let patience = if asked { Duration::ZERO } else { drain_max };
+                    safekit::driver::daemon::leave(&inbox, patience).await;
+                }
+            }
         }
-        () = signals.stop() => {}
+        asked = true;
     }
-    safekit::driver::daemon::leave(&inbox).await;
-    Ok(ended.await?)
 }
 
-async fn hand_over(mut asked: mpsc::Receiver<Question>, inbox: Inbox) {
+/// Questions to the heartbeat thread, and to the parent.
+async fn hand_on(mut asked: mpsc::Receiver<Question>, inbox: Inbox) {
     while let Some((command, answer)) = asked.recv().await {
+        if command == Command::Reload {
+            // A client that no longer waits needs no answer.
+            let _gone = answer.send(ask_parent_to_restart());
+            continue;
+        }
         // Full or gone: dropping the question tells the client's task.
         let _refused = inbox.post(Request::Question(command, answer));
     }
 }
 
-fn read(args: &DaemonArgs) -> anyhow::Result<(Config, ClusterKey, NodeId)> {
-    let config = config::load(&args.config)?;
-    let me = own_node(&config, args)?;
+fn ask_parent_to_restart() -> Reply {
+    let asked = rustix::process::getppid()
+        .context("this daemon has no parent process")
+        .and_then(|parent| Ok(rustix::process::kill_process(parent, rustix::process::Signal::HUP)?));
+    match asked {
+        Ok(()) => Reply::Accepted { at: clock::now() },
+        Err(error) => Reply::Refused {
+            error: format!("cannot ask the parent process to restart the daemon: {error:#}"),
+            next_step: "restart the service of this node".to_owned(),
+        },
+    }
+}
+
+fn read(files: &DaemonFiles) -> anyhow::Result<(Config, ClusterKey, NodeId)> {
+    let config = config::load(&files.config)?;
+    let me = own_node(&config, files)?;
     let key = read_key(&config.cluster.key_file)
         .map_err(|error| anyhow::anyhow!("{error}; {}", error.next_step()))?;
     Ok((config, key, me))
 }
 
-fn own_node(config: &Config, args: &DaemonArgs) -> anyhow::Result<NodeId> {
+fn own_node(config: &Config, args: &DaemonFiles) -> anyhow::Result<NodeId> {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let name = args.node.as_deref().unwrap_or_else(|| host.split('.').next().unwrap_or(&host));
     config.node(name).with_context(|| {
@@ -152,4 +206,14 @@ fn arguments(args: &DaemonArgs) -> Vec<std::ffi::OsString> {
 fn parse_boot(text: &str) -> anyhow::Result<BootId> {
     let bytes = u128::from_str_radix(text, 16).context("--boot is not a boot id")?;
     Ok(BootId(bytes.to_be_bytes()))
+}
+
+/// What `safekit doctor` looks at.
+pub(crate) fn facts(
+    config: &Config,
+    me: NodeId,
+    run_dir: &Path,
+    daemon: Option<Snapshot>,
+) -> anyhow::Result<Facts> {
+    Ok(safekit::driver::doctor::gather(config, me, &pin_dir(run_dir), daemon)?)
 }

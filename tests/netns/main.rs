@@ -2,5 +2,8 @@
 
 mod commands;
 mod demo;
+mod doctor;
+mod load;
 mod members;
+mod reload;
 mod wires;

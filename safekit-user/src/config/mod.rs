@@ -191,6 +191,11 @@ impl Config {
         &self.groups[usize::from(group.0)].share
     }
 
+    /// How long a clean stop of this node waits for live connections: as long as its most patient farm.
+    pub fn drain_timeout(&self) -> Duration {
+        self.farms().map(|farm| farm.drain_timeout).max().unwrap_or_default()
+    }
+
     pub fn networks(&self) -> impl Iterator<Item = (NetworkId, &Network)> {
         self.cluster.networks.iter().enumerate().map(|(index, network)| (NetworkId(index as u8), network))
     }

@@ -142,13 +142,13 @@ fn own_share(
     members: Option<&[NodeId]>,
     findings: &mut Findings,
 ) -> Option<Share> {
+    let of_module = nodes.zip(members);
+    let weight = |members: &[NodeId], index| u32::from(members.contains(&NodeId(index as u8)));
+    let ones = of_module
+        .map(|(nodes, members)| (0..nodes.len()).map(|index| weight(members, index)).collect::<Vec<_>>());
     match fields.optional("weights") {
-        Some(node) => weights(node, nodes, members, findings),
-        None => {
-            let weight =
-                |index| u32::from(members.is_some_and(|members| members.contains(&NodeId(index as u8))));
-            members.and(nodes).map(|nodes| Share::Weighted((0..nodes.len()).map(weight).collect()))
-        }
+        Some(node) => weights(node, nodes, members, ones.unwrap_or_default(), findings),
+        None => ones.map(Share::Weighted),
     }
 }
 

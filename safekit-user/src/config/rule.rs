@@ -205,7 +205,7 @@ fn balance(fields: &Fields<'_>, findings: &mut Findings) -> Option<Balance> {
     Some(Balance::ClientNetwork { ipv4: ipv4?, ipv6: ipv6? })
 }
 
-/// `nodes` and `weights`, or `cascade`, or the module's own share.
+/// `nodes` and `weights`, or `cascade`, or the module's own share. What a rule does not say is as in its module.
 fn group(fields: &Fields<'_>, sharing: &mut Sharing<'_, '_>, findings: &mut Findings) -> Option<GroupId> {
     let (nodes, of_module) = (sharing.nodes, sharing.members);
     let weighs = fields.optional("weights");
@@ -224,21 +224,28 @@ fn group(fields: &Fields<'_>, sharing: &mut Sharing<'_, '_>, findings: &mut Find
         check_members(node.mark, &line, of_module, nodes, findings);
         return sharing.group_of(Share::Cascade(line));
     }
+    let mut base = match sharing.own.map(|own| &sharing.groups[usize::from(own.0)].share) {
+        Some(Share::Weighted(weights)) => weights.clone(),
+        Some(Share::Cascade(_)) | None => return None,
+    };
+    if own.is_none() && weighs.is_none() {
+        return sharing.own;
+    }
     let who = match own {
-        Some((_, own)) => Some(own?),
+        Some((_, who)) => Some(who?),
         None => None,
     };
-    match (weighs, &who) {
-        (None, None) => sharing.own,
-        (Some(node), who) => {
-            let share = weights(node, nodes, who.as_deref().or(of_module), findings)?;
-            sharing.group_of(share)
-        }
-        (None, Some(who)) => {
-            let weight = |index| u32::from(who.contains(&NodeId(index as u8)));
-            sharing.group_of(Share::Weighted((0..nodes?.len()).map(weight).collect()))
+    if let Some(who) = &who {
+        // Whoever is named serves, also where the module itself gives it nothing.
+        for (index, weight) in base.iter_mut().enumerate() {
+            *weight = if who.contains(&NodeId(index as u8)) { (*weight).max(1) } else { 0 };
         }
     }
+    let share = match weighs {
+        Some(node) => weights(node, nodes, who.as_deref().or(of_module), base, findings)?,
+        None => Share::Weighted(base),
+    };
+    sharing.group_of(share)
 }
 
 fn check_members(
@@ -256,17 +263,16 @@ fn check_members(
     }
 }
 
-/// `{ web1: 2, web2: 1 }`: members that are not named weigh 1.
+/// `{ web1: 2, web2: 1 }`: members that are not named keep the weight that they have.
 pub(super) fn weights(
     node: &Node,
     nodes: Option<&[super::Node]>,
     members: Option<&[NodeId]>,
+    mut weights: Vec<u32>,
     findings: &mut Findings,
 ) -> Option<Share> {
     let entries = map(node, "`weights`", findings)?;
     let (nodes, members) = (nodes?, members?);
-    let mut weights = vec![0; nodes.len()];
-    members.iter().for_each(|member| weights[usize::from(member.0)] = 1);
     let names = members.iter().map(|member| nodes[usize::from(member.0)].name.as_str());
     for entry in entries {
         let weight = number(&entry.value, "a weight", 0, u64::from(WEIGHT_MAX), findings);

@@ -102,13 +102,14 @@ fn rules_that_share_alike_share_a_group() {
     let ports: Vec<String> = farm.rules.iter().map(|rule| rule.ports.to_string()).collect();
     assert_eq!(ports, ["80", "8000-8099", "8080", "any", "53", "54"]);
     let groups: Vec<u16> = farm.rules.iter().map(|rule| rule.group.0).collect();
-    assert_eq!(groups, [0, 0, 1, 0, 2, 1], "web2 alone is what the module's own weights say, too");
+    assert_eq!(groups, [0, 0, 1, 0, 2, 3], "web2 alone is what the module's own weights say, too");
     assert_eq!(farm.rules[1].balance, Balance::ClientNetwork { ipv4: 20, ipv6: 48 });
     assert_eq!(farm.rules[3].evidence, Evidence::Flows);
     let expected = [
         group(0, Share::Weighted(vec![0, 1])),
-        group(1, Share::Weighted(vec![1, 3])),
+        group(1, Share::Weighted(vec![0, 3])),
         group(2, Share::Cascade(vec![NodeId(1), NodeId(0)])),
+        group(3, Share::Weighted(vec![1, 3])),
     ];
     assert_eq!(config.groups, expected);
 }
@@ -120,6 +121,22 @@ fn the_sample_is_a_farm() {
     assert_eq!(config.cluster.nodes.len(), 3);
     assert_eq!(config.farms().count(), 1);
     assert!(config.cluster.key_file.is_absolute(), "{}", config.cluster.key_file.display());
+}
+
+#[test]
+fn the_sample_of_rules_says_what_its_comments_say() {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/farm-rules.yaml");
+    let config = load(&sample).unwrap_or_else(|errors| panic!("{errors}"));
+    let farm = config.farms().next().unwrap();
+    let share = |port: u16, protocol| {
+        let rules = farm.rules.iter().filter(|rule| rule.protocol == protocol && rule.ports.contains(port));
+        config.share(rules.min_by_key(|rule| rule.ports.width()).unwrap().group)
+    };
+    assert_eq!(*share(80, Protocol::Tcp), Share::Weighted(vec![4, 4, 1, 0]));
+    assert_eq!(*share(443, Protocol::Tcp), Share::Weighted(vec![4, 4, 0, 0]));
+    assert_eq!(*share(22, Protocol::Tcp), Share::Weighted(vec![4, 4, 0, 0]));
+    assert_eq!(*share(9, Protocol::Tcp), Share::Weighted(vec![0, 0, 1, 0]));
+    assert_eq!(*share(514, Protocol::Udp), Share::Cascade(vec![NodeId(3), NodeId(0)]));
 }
 
 #[test]

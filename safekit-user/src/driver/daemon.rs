@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -10,6 +11,7 @@ use tokio::sync::{oneshot, watch};
 use super::announce::{Announcement, Announcer};
 use super::census::{self, Places};
 use super::datapath::{self, Datapath, ModeChoice, Plan, PlannedVip};
+use super::frames::{Frames, Path as FramePath};
 use super::heartbeat::{Port, Sockets};
 use super::inbox::{self, Inbox, Request};
 use super::report::Reporter;
@@ -22,11 +24,8 @@ use crate::engine::farm::{Engine, HOLD, Input, Rules, Setup};
 use crate::engine::groups::groups;
 use crate::engine::reach::Reach;
 use crate::types::snapshot::VirtualIpInfo;
-use crate::types::{BootId, NodeId, Snapshot};
+use crate::types::{BootId, Generation, NodeId, Snapshot};
 use crate::wire::seal::{Opener, Sealer, derive_hash_key};
-
-/// A clean stop lets requests under way finish, and does not wait for idle connections.
-const LEAVE_DRAIN_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -96,6 +95,7 @@ impl Life {
         let io = |action| move |source| Error::Io { action, source };
         let datapath = Datapath::load(plan, Some(&self.pin_dir), ModeChoice::Auto)?;
         let sockets = Sockets::open(&self.config, self.me, Port::Configured)?;
+        let frames = Frames::open(&self.paths(plan, addresses)).map_err(io("open a packet socket"))?;
         let (inbox, requests) = inbox::inbox().map_err(io("make the heartbeat thread's inbox"))?;
         let places = Places::new(&self.config, bucket_of(plan));
         let census = census::start(places, datapath.flow_notes(), inbox.clone())
@@ -105,6 +105,7 @@ impl Life {
         let mut reporter = Reporter::new(
             self.config.clone(),
             self.me,
+            self.boot,
             realtime,
             bucket_of(plan),
             self.virtual_ips(plan, &datapath),
@@ -127,6 +128,7 @@ impl Life {
                     engine,
                     timing,
                     sockets,
+                    frames,
                     datapath,
                     sealer,
                     opener,
@@ -138,6 +140,7 @@ impl Life {
                     reach: Reach::new(nodes),
                     on_virtual_ip,
                     snapshots,
+                    handing_over: false,
                 };
                 // Nobody waits any more when the process is being killed.
                 let _unheard = done.send(runtime.run());
@@ -176,6 +179,7 @@ impl Life {
             buckets: safekit_ebpf::abi::BUCKETS,
             seed: u64::from_le_bytes(self.boot.0[..8].try_into().expect("a boot id has sixteen bytes")),
             hold: HOLD,
+            generation: Generation::configured(),
             rules: Rules::ALL,
         }
     }
@@ -203,6 +207,23 @@ impl Life {
         plan.virtual_ips.iter().filter_map(announcement).collect()
     }
 
+    /// One for each interface of virtual IPs: the first of them there stands for all.
+    fn paths(&self, plan: &Plan, addresses: &VirtualIps) -> Vec<FramePath> {
+        let mut paths: Vec<FramePath> = Vec::new();
+        for vip in &plan.virtual_ips {
+            let Some(interface) = addresses.interfaces.get(&vip.interface) else { continue };
+            let directed = self.config.farms().any(|farm| {
+                farm.name == vip.module && matches!(farm.delivery, crate::config::Delivery::Directed)
+            });
+            let target = if directed { [0xff; 6] } else { vip.mac.0 };
+            if paths.iter().all(|path| path.interface_index != interface.index) {
+                let (interface_index, interface_mac) = (interface.index, interface.mac);
+                paths.push(FramePath { interface_index, interface_mac, target });
+            }
+        }
+        paths
+    }
+
     fn virtual_ips(&self, plan: &Plan, datapath: &Datapath) -> Vec<VirtualIpInfo> {
         let info = |vip: &PlannedVip| {
             let attached = datapath.attached().iter().find(|attached| attached.interface == vip.interface);
@@ -219,17 +240,28 @@ impl Life {
 }
 
 impl Running {
-    /// Waits for the heartbeat thread, then takes the addresses down.
-    pub async fn ended(mut self) -> Result<(), Error> {
+    /// Waits for the heartbeat thread, then takes the addresses down, unless a successor wants them.
+    pub async fn ended(mut self, handing_over: &AtomicBool) -> Result<(), Error> {
         let result = (&mut self.ended).await.map_err(|_| Error::Died)?;
-        self.addresses.take_down().await;
+        if !handing_over.load(Ordering::Acquire) {
+            self.addresses.take_down().await;
+        }
         Ok(result?)
     }
 }
 
-/// Asks the engine to leave: release, announce, drain, and then end.
-pub async fn leave(inbox: &Inbox) {
-    while inbox.post(Request::Engine(Input::Leave { drain_max: LEAVE_DRAIN_MAX })).is_err() {
+/// Asks the engine to leave: release, announce, wait for connections as long as that, and then end.
+pub async fn leave(inbox: &Inbox, drain_max: Duration) {
+    post(inbox, || Request::Engine(Input::Leave { drain_max })).await;
+}
+
+/// Asks for the end of this process alone: filter and addresses stay for the next one.
+pub async fn hand_over(inbox: &Inbox) {
+    post(inbox, || Request::HandOver).await;
+}
+
+async fn post(inbox: &Inbox, request: impl Fn() -> Request) {
+    while inbox.post(request()).is_err() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -25,6 +25,8 @@ pub enum Request {
         connections: u64,
     },
     Question(Command, oneshot::Sender<Reply>),
+    /// Leave the farm, and leave the filter to a successor: live connections go on meanwhile.
+    HandOver,
 }
 
 /// The queue is full, or the thread gone.

@@ -14,9 +14,9 @@ use crate::engine::health::{Facts, judge};
 use crate::types::command::Explanation;
 use crate::types::snapshot::{
     API_VERSION, CounterInfo, FarmInfo, GroupInfo, HeartbeatInfo, MemberState, NodeInfo, RuleInfo, Verdict,
-    VirtualIpInfo,
+    VirtualIpInfo, Warning,
 };
-use crate::types::{Command, Event, EventKind, GroupId, Instant, NodeId, NodeSet, Reply, Snapshot};
+use crate::types::{BootId, Command, Event, EventKind, GroupId, Instant, NodeId, NodeSet, Reply, Snapshot};
 
 /// The newest events that a snapshot carries.
 const EVENTS_MAX: usize = 128;
@@ -31,6 +31,7 @@ const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Reporter {
     config: Config,
     me: NodeId,
+    boot: BootId,
     realtime: bool,
     bucket_of: BucketOf,
     virtual_ips: BTreeMap<IpAddr, VirtualIpInfo>,
@@ -42,7 +43,19 @@ pub struct Reporter {
     lateness: Lateness,
     counters: Vec<Counter>,
     counted: Option<Instant>,
+    /// By node.
+    heard: Vec<Heard>,
 }
+
+/// When a node was last heard, by the way of its heartbeats.
+#[derive(Clone, Copy, Default)]
+struct Heard {
+    datagram: Option<Instant>,
+    frame: Option<Instant>,
+}
+
+/// A node is heard on one path alone when the other has been silent for so long.
+const PATH_SILENCE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Default)]
 struct Applied {
@@ -65,13 +78,16 @@ impl Reporter {
     pub fn new(
         config: Config,
         me: NodeId,
+        boot: BootId,
         realtime: bool,
         bucket_of: BucketOf,
         virtual_ips: Vec<VirtualIpInfo>,
     ) -> Self {
+        let nodes = config.cluster.nodes.len();
         Self {
             config,
             me,
+            boot,
             realtime,
             bucket_of,
             virtual_ips: virtual_ips.into_iter().map(|info| (info.address, info)).collect(),
@@ -83,7 +99,14 @@ impl Reporter {
             lateness: Lateness::default(),
             counters: Vec::new(),
             counted: None,
+            heard: vec![Heard::default(); nodes],
         }
+    }
+
+    /// A heartbeat that came as a datagram, or as a frame on the clients' own path.
+    pub fn note_heard(&mut self, node: NodeId, as_frame: bool, now: Instant) {
+        let Some(heard) = self.heard.get_mut(usize::from(node.0)) else { return };
+        *(if as_frame { &mut heard.frame } else { &mut heard.datagram }) = Some(now);
     }
 
     pub fn note_realtime(&mut self, priority: bool) {
@@ -145,6 +168,7 @@ impl Reporter {
             api_version: API_VERSION.to_owned(),
             cluster: self.config.cluster.name.clone(),
             node: self.name(self.me).to_owned(),
+            boot: self.boot.to_string(),
             taken: now,
             verdict,
             summary: self.summary(verdict, engine, &peers),
@@ -155,7 +179,8 @@ impl Reporter {
             nodes: self.nodes(engine, &peers, now),
             farms: self.farms(engine),
             generation: 0,
-            warnings: Vec::new(),
+            changing: false,
+            warnings: self.warnings(now),
             events: self.events.iter().cloned().collect(),
         }
     }
@@ -203,6 +228,20 @@ impl Reporter {
                 }
             },
         }
+    }
+
+    fn warnings(&self, now: Instant) -> Vec<Warning> {
+        let lately = |at: Option<Instant>| at.is_some_and(|at| now.since(at) < PATH_SILENCE);
+        let by_frames_alone = |(node, heard): (usize, &Heard)| {
+            (lately(heard.frame) && !lately(heard.datagram)).then(|| Warning {
+                what: format!(
+                    "heartbeats of {} arrive as Ethernet frames on the clients' network, and not as datagrams",
+                    self.config.cluster.nodes[node].name
+                ),
+                remedy: "look for a firewall or a wrong route on either node: the heartbeat port must be open".to_owned(),
+            })
+        };
+        self.heard.iter().enumerate().filter_map(by_frames_alone).collect()
     }
 
     fn heartbeat(&self) -> HeartbeatInfo {
@@ -295,8 +334,8 @@ impl Reporter {
     pub fn answer(&self, command: &Command, engine: &Engine) -> Reply {
         match command {
             Command::Explain { client, port } => self.explain(engine, *client, *port),
-            Command::Status | Command::Watch => Reply::Refused {
-                error: "this command is answered from the snapshot".to_owned(),
+            Command::Status | Command::Watch | Command::Adjust { .. } | Command::Reload => Reply::Refused {
+                error: "this command is not answered by the reporter".to_owned(),
                 next_step: "report this as a defect".to_owned(),
             },
         }

@@ -1,7 +1,7 @@
 //! The heartbeat thread: receive, decide, write the kernel's maps, send. It owns the engine and does nothing else.
 //!
 //! ```text
-//!   heartbeat sockets ──datagrams──┐
+//!   sockets ──datagrams, frames────┐
 //!   inbox (bounded) ───requests────┤──▶ engine ──outputs, in order──▶ maps, lease, datagrams, announcements
 //!   deadline of the engine ────────┘                               └─▶ snapshots (watch, the newest wins)
 //!                                                                  └─▶ counting thread (bounded, a hint)
@@ -21,12 +21,13 @@ use super::announce::{Announcement, Announcer};
 use super::census::Census;
 use super::clock;
 use super::datapath::{self, Datapath};
+use super::frames::Frames;
 use super::heartbeat::{DATAGRAM_BYTES_MAX, Sockets};
 use super::inbox::{Request, Requests};
 use super::report::Reporter;
 use crate::engine::farm::{Engine, Input, Output};
 use crate::engine::reach::{Admission, Reach};
-use crate::types::{Event, EventKind, Instant, NetworkId, Snapshot, Timing};
+use crate::types::{Event, EventKind, Instant, Snapshot, Timing};
 use crate::wire::heartbeat::{self, Body, Heartbeat};
 use crate::wire::seal::{Opener, Sealer};
 
@@ -49,6 +50,7 @@ pub struct Runtime {
     pub engine: Engine,
     pub timing: Timing,
     pub sockets: Sockets,
+    pub frames: Frames,
     pub datapath: Datapath,
     pub sealer: Sealer,
     pub opener: Opener,
@@ -61,6 +63,8 @@ pub struct Runtime {
     /// By heartbeat network: it is the virtual IPs' own.
     pub on_virtual_ip: Vec<bool>,
     pub snapshots: watch::Sender<Arc<Snapshot>>,
+    /// The filter outlives this thread.
+    pub handing_over: bool,
 }
 
 #[derive(PartialEq, Eq)]
@@ -70,7 +74,7 @@ enum Turn {
 }
 
 impl Runtime {
-    /// Runs until the engine has left the farm, then takes the filter off.
+    /// Runs until the engine has left the farm, then takes the filter off, or leaves it to a successor.
     pub fn run(mut self) -> Result<(), Error> {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         let mut sealed = Vec::with_capacity(DATAGRAM_BYTES_MAX);
@@ -86,6 +90,7 @@ impl Runtime {
             }
             if ready.datagrams {
                 self.take_datagrams(&mut buffer, now);
+                self.take_frames(&mut buffer, now);
             }
             if frames.due(now) && frames.moved(self.datapath.frames_seen()?) {
                 self.engine.handle(Input::FramesSeen, now);
@@ -109,7 +114,11 @@ impl Runtime {
                 self.wait(self.engine.next_deadline().min(publish_at.max(published + PUBLISH_INTERVAL_MIN)))?;
         }
         self.publish(clock::now());
-        self.datapath.detach()?;
+        if self.handing_over {
+            self.datapath.leave_pinned()?;
+        } else {
+            self.datapath.detach()?;
+        }
         Ok(())
     }
 
@@ -120,7 +129,19 @@ impl Runtime {
                 Request::Engine(input) => self.engine.handle(input, now),
                 Request::Counted { group, buckets, since, connections } => {
                     self.reporter.note_held(group, connections);
-                    self.engine.handle(Input::Held { group, buckets, since }, now);
+                    self.engine.handle(
+                        Input::Held {
+                            group,
+                            buckets,
+                            since,
+                            connections: u32::try_from(connections).unwrap_or(u32::MAX),
+                        },
+                        now,
+                    );
+                }
+                Request::HandOver => {
+                    self.handing_over = true;
+                    self.engine.handle(Input::Leave { drain_max: Duration::ZERO }, now);
                 }
                 Request::Question(command, answer) => {
                     // A client that no longer waits needs no answer.
@@ -133,23 +154,39 @@ impl Runtime {
     fn take_datagrams(&mut self, buffer: &mut [u8], now: Instant) {
         for _ in 0..DATAGRAMS_PER_TURN_MAX {
             let Some((network, length)) = self.sockets.receive(buffer) else { return };
-            let heartbeat = self.opener.open(&mut buffer[..length]).ok().and_then(|(header, plaintext)| {
-                let body = heartbeat::decode(plaintext).ok()?;
-                Some(Heartbeat { sender: header.sender, boot: header.boot, seq: header.seq, body })
-            });
-            match heartbeat {
-                Some(heartbeat) => self.hear(heartbeat, network, now),
-                None => self.reporter.note_rejected(now),
-            }
+            let on_virtual_ip = self.on_virtual_ip[usize::from(network.0)];
+            self.open(&mut buffer[..length], on_virtual_ip, false, now);
         }
     }
 
-    fn hear(&mut self, heartbeat: Heartbeat, network: NetworkId, now: Instant) {
+    /// What came on the clients' own path came on the virtual IP's network.
+    fn take_frames(&mut self, buffer: &mut [u8], now: Instant) {
+        for _ in 0..DATAGRAMS_PER_TURN_MAX {
+            let Some(length) = self.frames.receive(buffer) else { return };
+            self.open(&mut buffer[..length], true, true, now);
+        }
+    }
+
+    fn open(&mut self, sealed: &mut [u8], on_virtual_ip: bool, as_frame: bool, now: Instant) {
+        let heartbeat = self.opener.open(sealed).ok().and_then(|(header, plaintext)| {
+            let body = heartbeat::decode(plaintext).ok()?;
+            Some(Heartbeat { sender: header.sender, boot: header.boot, seq: header.seq, body })
+        });
+        match heartbeat {
+            Some(heartbeat) => {
+                self.reporter.note_heard(heartbeat.sender, as_frame, now);
+                self.hear(heartbeat, on_virtual_ip, now);
+            }
+            None => self.reporter.note_rejected(now),
+        }
+    }
+
+    fn hear(&mut self, heartbeat: Heartbeat, on_virtual_ip: bool, now: Instant) {
         let sender = heartbeat.sender;
         // The death of a daemon is true whichever way the news comes.
         let admission = match heartbeat.body {
             Body::Obituary => Admission::Counts,
-            Body::Beat(_) => self.reach.admit(sender, self.on_virtual_ip[usize::from(network.0)], now),
+            Body::Beat(_) => self.reach.admit(sender, on_virtual_ip, now),
         };
         match admission {
             Admission::Counts => self.engine.handle(Input::Heartbeat(heartbeat), now),
@@ -178,12 +215,18 @@ impl Runtime {
                     let plaintext = heartbeat::encode(&heartbeat.body);
                     self.sealer.seal(heartbeat.seq, &plaintext, sealed);
                     self.reporter.note_unsent(self.sockets.send_to_all(sealed));
+                    if self.engine.is_unanswered() {
+                        self.reporter.note_unsent(self.frames.send_to_all(sealed));
+                    }
                 }
                 Output::Announce => self.announce(),
                 Output::CountHeld { group } => {
                     let table = self.engine.table(group);
                     // A full queue means a count is under way: the engine asks again.
                     let _busy = self.census.try_send(Census { group, table });
+                }
+                Output::Generation(generation) => {
+                    tracing::info!(counter = generation.counter, "weights and drains are in force");
                 }
                 Output::Event(event) => {
                     log(&event);
@@ -215,8 +258,8 @@ impl Runtime {
         let timeout = Timespec { tv_sec: span.as_secs() as i64, tv_nsec: i64::from(span.subsec_nanos()) };
         let wake = self.requests.descriptor();
         let mut polled: Vec<PollFd<'_>> = vec![PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN)];
-        polled
-            .extend(self.sockets.descriptors().map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)));
+        let sockets = self.sockets.descriptors().chain(self.frames.descriptors());
+        polled.extend(sockets.map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)));
         match poll(&mut polled, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(Error::Poll(error)),

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   parent ──spawn(boot id)──▶ daemon ──leaves cleanly──▶ parent ends
-//!      ▲                          │
+//!      ▲                          │ │
+//!      │                          │ └─hands over (SIGHUP)─▶ parent becomes the program and configuration of today
 //!      │                          └─dies─▶ parent: close the kernel's lease, send the obituary,
 //!      └───────── again, after a pause ◀──         on all networks, three times
 //! ```
@@ -33,8 +34,8 @@ const RESTART_PAUSE_MIN: Duration = Duration::from_millis(500);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A life this long was a healthy one: the next death starts with the shortest pause again.
 const HEALTHY_LIFE: Duration = Duration::from_secs(60);
-/// A daemon that has been asked to leave and has not is killed.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(15);
+/// A daemon that has been asked to leave, and is still there so long after its wait for connections, is killed.
+const LEAVE_MARGIN: Duration = Duration::from_secs(5);
 
 /// The daemon's exit code for "could not start": a person has to mend something, and a restart mends nothing.
 pub const START_FAILED: i32 = 1;
@@ -60,18 +61,39 @@ pub struct Supervisor {
     pub me: NodeId,
     /// Command line of a daemon, without its boot id.
     pub arguments: Vec<std::ffi::OsString>,
+    /// The program of each life. Named when the parent starts: a path, behind which an upgrade may put another.
+    pub program: PathBuf,
     pub pin_dir: PathBuf,
+    /// Whether the configuration of today could be run: asked before a daemon is made to hand over.
+    pub check: fn(&DaemonFiles) -> Result<(), String>,
+    pub files: DaemonFiles,
+}
+
+/// What a daemon reads when it starts.
+#[derive(Clone, Debug)]
+pub struct DaemonFiles {
+    pub config: PathBuf,
+    pub node: Option<String>,
+}
+
+/// Why the parent is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Left,
+    /// The filter and the addresses stay; whoever comes next takes them over.
+    HandedOver,
 }
 
 enum Ended {
     /// It left on request, or by itself, cleanly.
     Left,
+    HandedOver,
     Died(ExitStatus),
 }
 
 impl Supervisor {
     /// Runs until the daemon has left cleanly or cannot start at all.
-    pub async fn run(&self) -> Result<(), Error> {
+    pub async fn run(&self) -> Result<Outcome, Error> {
         if let Err(error) = realtime::raise_priority() {
             tracing::debug!(%error, "the parent runs without real-time priority");
         }
@@ -84,8 +106,9 @@ impl Supervisor {
             let born = clock::now();
             let child = self.spawn(boot)?;
             lives += 1;
-            match watch(child, &mut signals).await? {
-                Ended::Left => return Ok(()),
+            match self.watch(child, &mut signals).await? {
+                Ended::Left => return Ok(Outcome::Left),
+                Ended::HandedOver => return Ok(Outcome::HandedOver),
                 Ended::Died(status) if status.code() == Some(START_FAILED) && lives == 1 => {
                     return Err(Error::StartFailed);
                 }
@@ -99,14 +122,13 @@ impl Supervisor {
             }
             tokio::select! {
                 () = sleep(pause) => pause = (pause * 2).min(RESTART_PAUSE_MAX),
-                () = signals.stop() => return Ok(()),
+                () = signals.stop() => return Ok(Outcome::Left),
             }
         }
     }
 
     fn spawn(&self, boot: BootId) -> Result<Child, Error> {
-        let program = std::env::current_exe().map_err(Error::Spawn)?;
-        Command::new(program)
+        Command::new(&self.program)
             .args(&self.arguments)
             .arg("--boot")
             .arg(boot.to_string())
@@ -114,6 +136,43 @@ impl Supervisor {
             .kill_on_drop(true)
             .spawn()
             .map_err(Error::Spawn)
+    }
+
+    async fn watch(&self, mut child: Child, signals: &mut Signals) -> Result<Ended, Error> {
+        loop {
+            let asked = tokio::select! {
+                status = child.wait() => return ended(status),
+                asked = signals.next() => asked,
+            };
+            match asked {
+                Asked::Stop => return self.end(child, signals).await,
+                Asked::HandOver => match (self.check)(&self.files) {
+                    Ok(()) => return hand_over(child).await,
+                    Err(error) => tracing::error!(%error, "not restarted: the daemon goes on as it is"),
+                },
+            }
+        }
+    }
+
+    /// Waits for the daemon's connections, or until it is asked a second time.
+    async fn end(&self, mut child: Child, signals: &mut Signals) -> Result<Ended, Error> {
+        tell(&child, rustix::process::Signal::TERM);
+        let patience = self.config.drain_timeout() + LEAVE_MARGIN;
+        let left = tokio::select! {
+            left = timeout(patience, child.wait()) => left.ok(),
+            () = signals.stop() => {
+                tell(&child, rustix::process::Signal::TERM);
+                timeout(LEAVE_MARGIN, child.wait()).await.ok()
+            }
+        };
+        match left {
+            Some(status) => ended(status),
+            None => {
+                tracing::error!("the daemon does not leave; killing it");
+                child.kill().await.map_err(Error::Watch)?;
+                Ok(Ended::Left)
+            }
+        }
     }
 
     async fn speak_for_the_dead(&self, boot: BootId, sockets: &Sockets) {
@@ -135,22 +194,25 @@ impl Supervisor {
     }
 }
 
-async fn watch(mut child: Child, signals: &mut Signals) -> Result<Ended, Error> {
-    tokio::select! {
-        status = child.wait() => return ended(status),
-        () = signals.stop() => {}
-    }
-    if let Some(process) = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)) {
-        // It may have ended by itself this moment; then the wait below says so.
-        let _ended = rustix::process::kill_process(process, rustix::process::Signal::TERM);
-    }
-    match timeout(LEAVE_TIMEOUT, child.wait()).await {
-        Ok(status) => ended(status),
+async fn hand_over(mut child: Child) -> Result<Ended, Error> {
+    tell(&child, rustix::process::Signal::HUP);
+    match timeout(LEAVE_MARGIN, child.wait()).await {
+        Ok(status) => match ended(status)? {
+            Ended::Left | Ended::HandedOver => Ok(Ended::HandedOver),
+            died @ Ended::Died(_) => Ok(died),
+        },
         Err(_) => {
-            tracing::error!("the daemon does not leave; killing it");
+            tracing::error!("the daemon does not hand over; killing it");
             child.kill().await.map_err(Error::Watch)?;
-            Ok(Ended::Left)
+            Ok(Ended::HandedOver)
         }
+    }
+}
+
+fn tell(child: &Child, signal: rustix::process::Signal) {
+    if let Some(process) = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)) {
+        // It may have ended by itself this moment; then the wait that follows says so.
+        let _ended = rustix::process::kill_process(process, signal);
     }
 }
 
@@ -165,10 +227,19 @@ fn random_boot() -> Result<BootId, Error> {
     Ok(BootId(bytes))
 }
 
-/// The signals that ask for a clean end.
+/// What a process is asked for by signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// SIGTERM, SIGINT: leave the farm and end.
+    Stop,
+    /// SIGHUP: end, and leave filter and addresses to a successor.
+    HandOver,
+}
+
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
 }
 
 impl Signals {
@@ -176,14 +247,20 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate()).map_err(Error::Watch)?,
             interrupt: signal(SignalKind::interrupt()).map_err(Error::Watch)?,
+            hang_up: signal(SignalKind::hangup()).map_err(Error::Watch)?,
         })
     }
 
-    /// Returns when the process is asked to end.
-    pub async fn stop(&mut self) {
+    pub async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hang_up.recv() => Asked::HandOver,
         }
+    }
+
+    /// Returns when the process is asked to end, and overhears the rest.
+    pub async fn stop(&mut self) {
+        while self.next().await != Asked::Stop {}
     }
 }

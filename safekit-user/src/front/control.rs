@@ -3,7 +3,7 @@
 //! ```text
 //! client ── Status ──▶          snapshot receiver
 //!        ── Watch ───▶          snapshot receiver, one reply a change, at most ten a second
-//!        ── Explain ─▶ questions (bounded) ──▶ the heartbeat thread, which owns the engine
+//!        ── others ──▶ questions (bounded) ──▶ the heartbeat thread, which owns the engine
 //! ```
 
 use std::io;
@@ -100,7 +100,7 @@ async fn converse(
                 send(&mut writer, &reply).await?;
             }
             Ok(Command::Watch) => return stream_snapshots(&mut writer, snapshots).await,
-            Ok(command @ Command::Explain { .. }) => {
+            Ok(command @ (Command::Explain { .. } | Command::Adjust { .. } | Command::Reload)) => {
                 let reply = ask(&questions, command).await;
                 send(&mut writer, &reply).await?;
             }

@@ -41,6 +41,8 @@ pub enum Error {
     },
     #[error("the daemon gave an answer to another question")]
     Unexpected,
+    #[error("no effect on {what} within {waited:?}: the members of the farm do not agree")]
+    NoEffect { what: String, waited: Duration },
     #[error("cannot print")]
     Print(#[source] io::Error),
 }
@@ -56,13 +58,14 @@ impl Error {
             Self::Broken { .. } | Self::Closed { .. } => "the daemon has ended or restarts: try again",
             Self::Silent { .. } => "the daemon is stuck or stopped: look at its log and its process state",
             Self::Foreign { .. } | Self::Unexpected => "use a safekit of the daemon's version",
+            Self::NoEffect { .. } => "`safekit status` on each node",
             Self::Print(_) => "look at where the output goes",
         }
     }
 
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Print(_) | Self::Unexpected | Self::Foreign { .. } => Exit::Failed,
+            Self::Print(_) | Self::NoEffect { .. } | Self::Unexpected | Self::Foreign { .. } => Exit::Failed,
             Self::Connect { .. } | Self::Broken { .. } | Self::Closed { .. } | Self::Silent { .. } => {
                 Exit::Unreachable
             }

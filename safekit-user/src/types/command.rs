@@ -15,6 +15,32 @@ pub enum Command {
     Watch,
     /// Answered by [`Reply::Explained`], one for each rule that the client can reach.
     Explain { client: IpAddr, port: Option<u16> },
+    /// Another share of the traffic. Answered by [`Reply::Accepted`] before it has taken effect, or, as a question
+    /// only, by [`Reply::Preview`].
+    Adjust { wish: Wish, dry_run: bool },
+    /// Restart the daemon with the program and the configuration of today, under a filter that stays. Answered by
+    /// [`Reply::Accepted`] before the daemon ends.
+    Reload,
+}
+
+/// What an operator wants to change at run time, by names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "wish", rename_all = "snake_case")]
+pub enum Wish {
+    /// A node, or a module on the node that is asked: no new sessions.
+    Drain {
+        target: String,
+    },
+    Undrain {
+        target: String,
+    },
+    /// None: as configured. Without a rule (`tcp/443`) all of the module's.
+    Weight {
+        module: String,
+        node: String,
+        weight: Option<u32>,
+        rule: Option<String>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,11 +52,42 @@ pub enum Reply {
     Explained {
         answers: Vec<Explanation>,
     },
+    /// It is under way; what it leads to is in every status that was taken later.
+    Accepted {
+        at: Instant,
+    },
+    Preview {
+        preview: Preview,
+    },
     /// The command was understood and could not be done.
     Refused {
         error: String,
         next_step: String,
     },
+}
+
+/// What a change would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Preview {
+    pub moves: Vec<Move>,
+    /// Buckets of all groups that the change could move.
+    pub buckets: u32,
+}
+
+/// Buckets of one group that would change their owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Move {
+    pub module: String,
+    /// The group's rules: `tcp/80, tcp/443`.
+    pub rules: String,
+    pub from: Option<String>,
+    pub to: Option<String>,
+    pub buckets: u32,
+    /// Live connections that stay with `from` until they end: as many as fall on these buckets of its share, as far
+    /// as it has said how many it has.
+    pub connections: Option<u64>,
 }
 
 /// Who serves a client, and why.

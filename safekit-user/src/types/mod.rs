@@ -2,6 +2,7 @@
 
 pub mod bits;
 pub mod command;
+pub mod doctor;
 pub mod event;
 pub mod ids;
 pub mod key;
@@ -11,11 +12,11 @@ pub mod snapshot;
 pub mod time;
 
 pub use bits::BucketBits;
-pub use command::{Command, Reply};
+pub use command::{Command, Reply, Wish};
 pub use event::{Departure, Event, EventKind};
 pub use ids::{BootId, Bucket, GroupId, NetworkId, NodeId, NodeSet, Seq, ViewId};
 pub use key::ClusterKey;
 pub use notes::Notes;
-pub use share::{Adjustments, Change, Generation, Share};
+pub use share::{Adjustments, Change, Follows, Generation, GenerationId, Share};
 pub use snapshot::Snapshot;
 pub use time::{Instant, Timing};

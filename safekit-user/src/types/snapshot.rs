@@ -17,6 +17,8 @@ pub struct Snapshot {
     pub api_version: String,
     pub cluster: String,
     pub node: String,
+    /// The life of this daemon: another after each restart.
+    pub boot: String,
     pub taken: Instant,
     pub verdict: Verdict,
     /// One sentence for people: what is wrong, or that all is well.
@@ -30,6 +32,8 @@ pub struct Snapshot {
     pub farms: Vec<FarmInfo>,
     /// How often weights and drains have been changed since the cluster was configured.
     pub generation: u32,
+    /// Another change of them is under way.
+    pub changing: bool,
     /// What somebody should look at, the most pressing first; bounded.
     pub warnings: Vec<Warning>,
     /// The newest last; bounded.

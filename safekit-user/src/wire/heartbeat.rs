@@ -2,16 +2,16 @@
 //!
 //! ```text
 //! clear, authenticated   magic "SK" · version u8 · key id u8 · cluster id [u8; 8] · sender u8 · boot [u8; 16] · seq u64
-//! sealed                 body version u8 · Body, as postcard
+//! sealed                 body version u8 · body, see `compact`
 //! tag                    [u8; 16]
 //! ```
 
-use serde::{Deserialize, Serialize};
-
+use super::compact;
 use crate::types::ids::NODES_MAX;
 use crate::types::notes::{AUDIT_CELLS_MAX, INTERFACES_MAX, UNSEEN_MAX};
-use crate::types::snapshot::MemberState;
-use crate::types::{BootId, BucketBits, GroupId, NodeId, NodeSet, Notes, Seq};
+use crate::types::share::{FOLLOWED_MAX, WEIGHT_MAX, WEIGHTS_SET_MAX};
+use crate::types::snapshot::{DrainInfo, MemberState};
+use crate::types::{BootId, BucketBits, Change, Follows, Generation, GroupId, NodeId, NodeSet, Notes, Seq};
 
 /// A heartbeat that has been authenticated (or is about to be sealed).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct Heartbeat {
     pub body: Body,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
     Beat(Beat),
     /// Sent by the parent of a daemon that has died, in that daemon's name; `seq` is [`OBITUARY_SEQ`].
@@ -32,7 +32,7 @@ pub enum Body {
 /// The parent's nonce: no daemon counts that far, so key and nonce never meet twice.
 pub const OBITUARY_SEQ: Seq = Seq(u64::MAX);
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beat {
     pub state: MemberState,
     /// The sender hears somebody: a peer, or at least frames on the virtual IP's network.
@@ -40,18 +40,40 @@ pub struct Beat {
     /// Hash of everything that decides ownership; nodes that differ are in no common view.
     pub config: u64,
     pub view: NodeSet,
+    /// Generations of weights by which the sender owns (R10).
+    pub follows: Follows,
+    /// What is in those of them that some peer does not know yet.
+    pub offers: Vec<Generation>,
+    /// Changes that were asked of the sender and are in no generation yet.
+    pub wishes: Vec<Change>,
     /// One for each life of a peer that the sender has heard of in its present boot. A node can have several:
-    /// the one that counts, and boots that have not proved yet that they are more than a recording.
+    /// the one that counts, and boots that have not proved yet that they are more than a recording. In a large farm
+    /// they take turns: what a heartbeat leaves out is as it was said before.
     pub peers: Vec<PeerReport>,
+    /// Some lives are left out of `peers` this time.
+    pub partial: bool,
     /// Acknowledgements handed on between two peers of which one does not hear the other.
     pub acks: Vec<RelayedAck>,
     /// Only while the sender holds live connections in buckets that it does not own.
     pub held: Vec<Held>,
+    /// Live connections by group; groups without any are left out.
+    pub loads: Vec<Load>,
+    /// While the sender is drained.
+    pub drain: Option<DrainInfo>,
     pub notes: Notes,
 }
 
+/// Live connections of the sender in one group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    pub group: GroupId,
+    pub live: u32,
+    /// Of these, the ones in buckets of other nodes.
+    pub held: u32,
+}
+
 /// What the sender knows of a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerReport {
     pub node: NodeId,
     /// First four bytes of the boot that is reported on: an acknowledgement of another life is none.
@@ -60,17 +82,20 @@ pub struct PeerReport {
     pub direct_seq: Seq,
     /// Newest heartbeat that it knows of, relayed ones included: the acknowledgement (R4, R5).
     pub best_seq: Seq,
-    /// The next five are what `direct_seq` said, so that evidence never travels more than one hop.
+    /// It was excluded again and again: it should not take part for now (R13).
+    pub damped: bool,
+    /// The next six are what `direct_seq` said, so that evidence never travels more than one hop.
     pub state: MemberState,
     pub rx_ok: bool,
     pub same_config: bool,
     /// It reported live connections in buckets of others; in which, only it can tell.
     pub holds: bool,
     pub view: NodeSet,
+    pub follows: Follows,
 }
 
 /// "`from` knows of heartbeat `seq` of `to`", told by a third node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelayedAck {
     pub from: NodeId,
     pub from_tag: u32,
@@ -80,7 +105,7 @@ pub struct RelayedAck {
 }
 
 /// Live connections that the sender keeps in buckets of others, coarsely.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     pub group: GroupId,
     /// One bit for each run of [`HELD_RUN`] buckets.
@@ -91,12 +116,14 @@ pub struct Held {
 pub const HELD_RUN: usize = 16;
 
 /// The body's own version: the clear header says how it is sealed, this says what is inside.
-pub const BODY_VERSION: u8 = 2;
+pub const BODY_VERSION: u8 = 3;
 
 /// Two lives for each of [`NODES_MAX`] nodes.
 pub const REPORTS_MAX: usize = 2 * NODES_MAX;
 pub const ACKS_MAX: usize = NODES_MAX;
 pub const HELD_MAX: usize = 64;
+pub const LOADS_MAX: usize = 64;
+pub const WISHES_MAX: usize = 64;
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -104,8 +131,10 @@ pub enum Error {
     Empty,
     #[error("heartbeat body version {0}; this is version {BODY_VERSION}")]
     Version(u8),
-    #[error("cannot decode the heartbeat")]
-    Decode(#[source] postcard::Error),
+    #[error("the heartbeat ends within {0}")]
+    Short(&'static str),
+    #[error("{0} in the heartbeat is no value of this version")]
+    Value(&'static str),
     #[error("{0} bytes behind the heartbeat")]
     Trailing(usize),
     #[error("{count} {what}; at most {max}")]
@@ -119,9 +148,9 @@ pub enum Error {
 }
 
 pub fn encode(body: &Body) -> Vec<u8> {
-    let start = vec![BODY_VERSION];
-    postcard::to_extend(body, start)
-        .expect("a Vec takes every byte, and the body has no maps of unknown length")
+    let mut bytes = vec![BODY_VERSION];
+    compact::write(body, &mut bytes);
+    bytes
 }
 
 /// Refuses everything that [`encode`] cannot have made, and lists longer than an engine sends.
@@ -130,10 +159,7 @@ pub fn decode(bytes: &[u8]) -> Result<Body, Error> {
     if *version != BODY_VERSION {
         return Err(Error::Version(*version));
     }
-    let (body, trailing) = postcard::take_from_bytes::<Body>(rest).map_err(Error::Decode)?;
-    if !trailing.is_empty() {
-        return Err(Error::Trailing(trailing.len()));
-    }
+    let body = compact::read(rest)?;
     match &body {
         Body::Obituary => {}
         Body::Beat(beat) => check_bounds(beat)?,
@@ -141,14 +167,28 @@ pub fn decode(bytes: &[u8]) -> Result<Body, Error> {
     Ok(body)
 }
 
+/// Lists are bounded where they are read; here is what a value may be.
 fn check_bounds(beat: &Beat) -> Result<(), Error> {
-    at_most("peers", beat.peers.len(), REPORTS_MAX)?;
-    at_most("acknowledgements", beat.acks.len(), ACKS_MAX)?;
-    at_most("held groups", beat.held.len(), HELD_MAX)?;
     let nodes = beat.peers.iter().map(|report| report.node);
     let relayed = beat.acks.iter().flat_map(|ack| [ack.from, ack.to]);
-    if let Some(node) = nodes.chain(relayed).find(|node| usize::from(node.0) >= NODES_MAX) {
+    let offered = beat.offers.iter().flat_map(|offer| {
+        let weighed = offer.adjustments.weights.iter().map(|set| set.node);
+        weighed.chain([offer.proposer])
+    });
+    let wished = beat.wishes.iter().map(|wish| match wish {
+        Change::Drain { node } | Change::Undrain { node } | Change::Weight { node, .. } => *node,
+    });
+    let named = nodes.chain(relayed).chain(offered).chain(wished);
+    if let Some(node) = named.into_iter().find(|node| usize::from(node.0) >= NODES_MAX) {
         return Err(Error::Node(node.0));
+    }
+    beat.offers.iter().try_for_each(check_offer)?;
+    let wished = beat.wishes.iter().map(|wish| match wish {
+        Change::Weight { weight, .. } => weight.unwrap_or(0),
+        Change::Drain { .. } | Change::Undrain { .. } => 0,
+    });
+    if wished.max().is_some_and(|weight| weight > WEIGHT_MAX) {
+        return Err(Error::Value("a weight"));
     }
     check_notes(&beat.notes)?;
     match beat.held.iter().map(|held| held.runs.capacity()).find(|runs| !(64..=4096).contains(runs)) {
@@ -157,22 +197,39 @@ fn check_bounds(beat: &Beat) -> Result<(), Error> {
     }
 }
 
+fn check_offer(offer: &Generation) -> Result<(), Error> {
+    let weights = &offer.adjustments.weights;
+    let rises = weights.windows(2).all(|two| (two[0].group, two[0].node) < (two[1].group, two[1].node));
+    let empty = offer.counter > 0 || *offer == Generation::configured();
+    let fit = weights.iter().all(|set| set.weight <= WEIGHT_MAX);
+    if rises && empty && fit { Ok(()) } else { Err(Error::Value("a generation")) }
+}
+
 fn check_notes(notes: &Notes) -> Result<(), Error> {
-    at_most("interfaces", notes.macs.len(), INTERFACES_MAX)?;
-    at_most("missed probes", notes.unseen.len(), UNSEEN_MAX)?;
     let Some(page) = &notes.audit else { return Ok(()) };
-    at_most("audited cells", page.seen.len(), AUDIT_CELLS_MAX)?;
     if page.seen.len() == page.passed.len() { Ok(()) } else { Err(Error::AuditPage) }
 }
 
-fn at_most(what: &'static str, count: usize, max: usize) -> Result<(), Error> {
-    if count > max { Err(Error::TooMany { what, count, max }) } else { Ok(()) }
-}
+/// What lists in a heartbeat hold at most.
+pub(super) const BOUNDS: [(&str, usize); 11] = [
+    ("peers", REPORTS_MAX),
+    ("acknowledgements", ACKS_MAX),
+    ("held groups", HELD_MAX),
+    ("loads", LOADS_MAX),
+    ("wishes", WISHES_MAX),
+    ("generations", FOLLOWED_MAX),
+    ("weights", WEIGHTS_SET_MAX),
+    ("interfaces", INTERFACES_MAX),
+    ("missed probes", UNSEEN_MAX),
+    ("audited cells", AUDIT_CELLS_MAX),
+    ("nodes", NODES_MAX),
+];
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::types::notes::{AuditPage, Unseen};
+    use crate::types::{Adjustments, GenerationId};
 
     fn sample() -> Body {
         let mut runs = BucketBits::none(4096);
@@ -187,15 +244,40 @@ mod tests {
             same_config: true,
             holds: true,
             view: NodeSet(0b1011),
+            follows: Follows::of([GenerationId::of(4, NodeId(2), 99)]),
+            damped: true,
         };
+        let unproved =
+            PeerReport { direct_seq: Seq(0), view: NodeSet::EMPTY, follows: Follows::default(), ..report(5) };
+        let changes = [
+            Change::Drain { node: NodeId(3) },
+            Change::Weight { group: GroupId(300), node: NodeId(1), weight: Some(1000) },
+        ];
+        let adjustments = Adjustments::default().with(&changes).expect("two fit");
+        let offer = Generation { counter: 7, proposer: NodeId(1), adjustments };
         Body::Beat(Beat {
             state: MemberState::Leaving,
             rx_ok: false,
             config: u64::MAX,
             view: NodeSet(u128::MAX),
-            peers: vec![report(0), report(127)],
+            follows: Follows::of([GenerationId::CONFIGURED, offer.id()]),
+            offers: vec![offer],
+            wishes: vec![
+                changes[0],
+                changes[1],
+                Change::Undrain { node: NodeId(4) },
+                Change::Weight { group: GroupId(0), node: NodeId(1), weight: None },
+            ],
+            peers: vec![report(0), report(127), unproved],
+            partial: true,
             acks: vec![RelayedAck { from: NodeId(1), from_tag: 2, to: NodeId(3), to_tag: 4, seq: Seq(5) }],
-            held: vec![Held { group: GroupId(1), runs }],
+            held: vec![
+                Held { group: GroupId(1), runs },
+                Held { group: GroupId(2), runs: BucketBits::from_fn(64, |_| true) },
+                Held { group: GroupId(3), runs: BucketBits::from_fn(4096, |run| run.0 % 3 == 0) },
+            ],
+            loads: vec![Load { group: GroupId(1), live: 3118, held: 4 }],
+            drain: Some(DrainInfo { left: 2, of: 3118 }),
             notes: Notes {
                 macs: vec![[2, 0, 0, 0, 0, 1]],
                 unseen: vec![Unseen { vip: 3, nodes: NodeSet(0b100) }],
@@ -225,13 +307,25 @@ mod tests {
             rx_ok: true,
             config: 300,
             view: NodeSet(0b11),
+            follows: Follows::default(),
+            offers: vec![],
+            wishes: vec![],
             peers: vec![],
+            partial: false,
             acks: vec![],
             held: vec![],
+            loads: vec![],
+            drain: None,
             notes: Notes::default(),
         };
-        assert_eq!(encode(&Body::Beat(beat)), [2, 0, 2, 1, 0xac, 2, 3, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(encode(&Body::Obituary), [2, 1]);
+        let bytes = encode(&Body::Beat(beat));
+        assert_eq!(bytes[..11], [3, 0, 6, 0x2c, 1, 0, 0, 0, 0, 0, 0], "version, kind, state, configuration");
+        assert_eq!(
+            bytes[11..],
+            [2, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            "view, generation, empty lists"
+        );
+        assert_eq!(encode(&Body::Obituary), [3, 1]);
     }
 
     #[test]
@@ -244,6 +338,19 @@ mod tests {
         assert_eq!(decode(&[]), Err(Error::Empty));
         assert_eq!(decode(&[9, 1]), Err(Error::Version(9)));
         assert_eq!(decode(&[BODY_VERSION, 1, 0]), Err(Error::Trailing(1)));
+        assert_eq!(decode(&[BODY_VERSION, 2]), Err(Error::Value("the kind")));
+        assert_eq!(with(|beat| beat.offers[0].proposer = NodeId(128)), Err(Error::Node(128)));
+        let backwards = with(|beat| {
+            let set = beat.offers[0].adjustments.weights[0];
+            beat.offers[0].adjustments.weights.push(set);
+        });
+        assert_eq!(backwards, Err(Error::Value("a generation")));
+        let heavy = with(|beat| beat.offers[0].adjustments.weights[0].weight = 1001);
+        assert_eq!(heavy, Err(Error::Value("a generation")));
+        let wish = Change::Weight { group: GroupId(0), node: NodeId(0), weight: Some(5000) };
+        let Body::Beat(mut beat) = sample() else { unreachable!("the sample is a beat") };
+        beat.wishes[0] = wish;
+        assert_eq!(decode(&encode(&Body::Beat(beat))), Err(Error::Value("a weight")));
         assert_eq!(with(|beat| beat.peers[0].node = NodeId(128)), Err(Error::Node(128)));
         assert_eq!(with(|beat| beat.acks[0].to = NodeId(255)), Err(Error::Node(255)));
         assert_eq!(with(|beat| beat.held[0].runs = BucketBits::none(8192)), Err(Error::Runs(8192)));

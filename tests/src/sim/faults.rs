@@ -1,6 +1,7 @@
 //! What can go wrong.
 
 use safekit::engine::farm::Input;
+use safekit::types::Change;
 
 use super::Nanos;
 use super::node::{Arrival, Process};
@@ -77,6 +78,15 @@ pub enum Fault {
     Plug {
         node: usize,
     },
+    /// An operator asks that node for something.
+    Ask {
+        node: usize,
+        change: Change,
+    },
+    /// Its disk forgets which generation was in force.
+    Forget {
+        node: usize,
+    },
 }
 
 impl World {
@@ -141,6 +151,10 @@ impl World {
                 self.arrive(node, Arrival::Other(Input::Carrier { up: false }));
                 self.fault_after(span, Fault::Plug { node });
             }
+            Fault::Ask { node, change } => {
+                self.arrive(node, Arrival::Other(Input::Change(vec![change])));
+            }
+            Fault::Forget { node } => self.nodes[node].kept = safekit::types::Generation::configured(),
             Fault::Plug { node } => {
                 self.notice_deafness();
                 if !self.net.is_unplugged(node, self.now) {
@@ -193,7 +207,7 @@ impl World {
             let mut lost = self.rng.usize(0..=sleeper.inbox.len());
             sleeper.inbox.retain(|arrival| {
                 lost = lost.saturating_sub(1);
-                lost == 0 || !matches!(arrival, Arrival::Datagram(_))
+                lost == 0 || !matches!(arrival, Arrival::Datagram(..))
             });
         }
         if self.rng.bool() {

@@ -5,12 +5,14 @@
 //! world             the clock and the queue of happenings
 //! node              a model of driver and kernel around a real engine: inbox, slow map writes, lease, connections
 //! net               links: loss, delay, duplicates, replays, cuts, deaf and mute interfaces
+//! checks            what must be true after each step
 //! truth             who had evidence of whom, by send times: what excuses an overlap and what does not
 //! naive             ownership computed in another way than the engine does
 //! ```
 //!
 //! Everything follows from one seed. Invariants are checked after every step; the first violation ends the run.
 
+pub mod checks;
 pub mod faults;
 pub mod naive;
 pub mod net;

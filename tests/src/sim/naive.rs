@@ -1,28 +1,37 @@
-//! Who owns what, from the definition: the largest hash of (name, bucket) wins. For weights 0 and 1 the logarithm
-//! of the engine changes no order, so none of its code is needed here.
+//! Who owns what, from the definition: the smallest `-log2(u) / weight` wins, where u is a hash of (name, bucket). In
+//! floating point, so only as sharp as the engine's table of logarithms: whoever comes within a hair of the first may
+//! be the first.
 
 use safekit::types::{NodeId, NodeSet};
 
 use super::BUCKETS;
 
-/// For each bucket all nodes, best first.
+/// `-log2(u)` by bucket and node.
 #[derive(Debug)]
-pub struct Naive(Vec<Vec<NodeId>>);
+pub struct Naive(Vec<Vec<f64>>);
+
+/// The engine's chords lie up to 2.7e-6 below the curve.
+const HAIR: f64 = 1e-5;
 
 impl Naive {
     pub fn new(names: &[String]) -> Self {
         let keys: Vec<u64> = names.iter().map(|name| splitmix(fnv(name.as_bytes()))).collect();
-        let order = |bucket: usize| {
+        let scores = |bucket: usize| {
             let salt = splitmix((bucket as u64).wrapping_add(0x9e37_79b9_7f4a_7c15));
-            let mut nodes: Vec<NodeId> = (0..names.len()).map(|node| NodeId(node as u8)).collect();
-            nodes.sort_by_key(|node| std::cmp::Reverse(splitmix(keys[usize::from(node.0)] ^ salt)));
-            nodes
+            let u = |key: &u64| splitmix(key ^ salt).max(1) as f64 / 2_f64.powi(64);
+            keys.iter().map(|key| -u(key).log2()).collect()
         };
-        Self((0..BUCKETS).map(order).collect())
+        Self((0..BUCKETS).map(scores).collect())
     }
 
-    pub fn first(&self, bucket: usize, among: NodeSet) -> Option<NodeId> {
-        self.0[bucket].iter().copied().find(|node| among.contains(*node))
+    pub fn may_be_first(&self, bucket: usize, node: NodeId, among: NodeSet, weights: &[u32]) -> bool {
+        let score = |node: NodeId| {
+            let weight = weights[usize::from(node.0)];
+            (weight > 0 && among.contains(node))
+                .then(|| self.0[bucket][usize::from(node.0)] / f64::from(weight))
+        };
+        let Some(mine) = score(node) else { return false };
+        among.iter().filter_map(score).all(|other| mine <= other + HAIR)
     }
 }
 

@@ -8,7 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use safekit::engine::farm::{Engine, HOLD, Input, Output, Rules, Setup, Table};
-use safekit::types::{BootId, Bucket, Instant, NodeId, Seq, Timing};
+use safekit::engine::reach::{Admission, Reach};
+use safekit::types::{BootId, Bucket, Generation, Instant, NodeId, Seq, Timing};
 use safekit::wire::heartbeat::Body;
 
 use super::net::Datagram;
@@ -71,6 +72,9 @@ pub struct Node {
     /// Processed by the engine, with what follows from it not done yet.
     pub unfinished: Vec<Rc<Datagram>>,
     pub connections: Vec<Connection>,
+    /// On disk.
+    pub kept: Generation,
+    reach: Reach,
     sent: HashMap<Seq, Instant>,
     /// Send time of my newest heartbeat that each peer acknowledged, by my own books.
     acked: Vec<Instant>,
@@ -85,7 +89,8 @@ pub struct Connection {
 #[derive(Debug)]
 pub enum Arrival {
     Timer,
-    Datagram(Rc<Datagram>),
+    /// On that network.
+    Datagram(Rc<Datagram>, usize),
     Other(Input),
 }
 
@@ -109,6 +114,8 @@ impl Node {
             inbox: VecDeque::new(),
             unfinished: Vec::new(),
             connections: Vec::new(),
+            kept: Generation::configured(),
+            reach: Reach::new(nodes),
             sent: HashMap::new(),
             acked: vec![Instant(0); nodes],
         }
@@ -126,6 +133,7 @@ impl Node {
         self.process = Process::Running;
         self.sent.clear();
         self.acked.fill(Instant(0));
+        self.reach = Reach::new(common.names.len());
         let setup = Setup {
             me: NodeId(self.id as u8),
             boot: self.boot,
@@ -136,6 +144,7 @@ impl Node {
                 id: GROUP,
                 share: safekit::types::Share::Weighted(common.weights.clone()),
             }],
+            generation: self.kept.clone(),
             buckets: BUCKETS,
             hold: common.hold,
             seed: rng.u64(..),
@@ -166,7 +175,10 @@ impl Node {
         let input = match arrival {
             Arrival::Timer => Input::Timer,
             Arrival::Other(input) => input,
-            Arrival::Datagram(datagram) => {
+            Arrival::Datagram(datagram, network) => {
+                if !self.admits(&datagram, network, now) {
+                    return;
+                }
                 self.book(&datagram);
                 let heartbeat = datagram.heartbeat.clone();
                 self.unfinished.push(datagram);
@@ -175,6 +187,17 @@ impl Node {
         };
         self.engine.as_mut().expect("only a living process takes inputs").handle(input, now);
         self.collect(now);
+    }
+
+    /// As the driver decides it: network 0 is the virtual IP's own.
+    fn admits(&mut self, datagram: &Datagram, network: usize, now: Instant) -> bool {
+        match datagram.heartbeat.body {
+            Body::Obituary => true,
+            Body::Beat(_) => {
+                let sender = datagram.heartbeat.sender;
+                self.reach.admit(sender, network == 0, now) == Admission::Counts
+            }
+        }
     }
 
     /// The books go by the engine's time; the wire's is later.

@@ -4,14 +4,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use safekit::engine::farm::Rules;
-use safekit::types::Timing;
+use safekit::types::{Change, NodeId, Timing};
 
 use super::faults::Fault;
 use super::naive::Naive;
 use super::net::Weather;
 use super::node::Common;
 use super::world::World;
-use super::{MS, Nanos, nanos};
+use super::{GROUP, MS, Nanos, nanos};
 
 pub const NODES_MAX: usize = 9;
 
@@ -29,7 +29,7 @@ pub struct Outcome {
     pub violation: Option<String>,
 }
 
-/// Virtual time with faults.
+/// Virtual time with faults, where silence counts after 200 ms; longer where it counts later.
 const TROUBLE: Nanos = 1800 * MS;
 
 impl Swarm {
@@ -43,10 +43,12 @@ impl Swarm {
         let nodes = draw.usize(2..=NODES_MAX);
         let timing = match draw.u8(0..10) {
             0 => Timing::FAST,
+            1 => Timing::TOLERANT,
             _ => Timing::DEFAULT,
         };
-        let mut common =
-            Common { timing, rules: self.rules, hold: Duration::from_millis(600), ..Common::of(nodes) };
+        let slow = if timing == Timing::TOLERANT { 4 } else { 1 };
+        let hold = Duration::from_millis(600) * slow;
+        let mut common = Common { timing, rules: self.rules, hold, ..Common::of(nodes) };
         if draw.u8(0..8) == 0 && nodes > 2 {
             common.weights[draw.usize(0..nodes)] = 0;
         }
@@ -63,8 +65,9 @@ impl Swarm {
             let late = if draw.bool() { draw.u64(0..20 * MS) } else { draw.u64(0..600 * MS) };
             world.fault_after(late, Fault::Start { node });
         }
-        arrange(&mut world, &mut draw, networks);
-        world.run_for(TROUBLE);
+        let plan = Plan { networks, slow: slow.into() };
+        arrange(&mut world, &mut draw, plan);
+        world.run_for(TROUBLE * plan.slow);
         world.net.heal();
         for node in 0..nodes {
             world.suffer(Fault::Start { node });
@@ -83,37 +86,45 @@ fn weather(draw: &mut fastrand::Rng) -> Weather {
 }
 
 /// The faults of one run: kinds that this seed has, at moments that this seed draws, all over before the quiet.
-fn arrange(world: &mut World, draw: &mut fastrand::Rng, networks: usize) {
+fn arrange(world: &mut World, draw: &mut fastrand::Rng, plan: Plan) {
+    let trouble = TROUBLE * plan.slow;
     let kinds: Vec<u8> = (0..KINDS).filter(|_| draw.u8(0..3) == 0).collect();
-    let mean = draw.u64(60..500) * MS;
+    let mean = draw.u64(60..500) * MS * plan.slow;
     let mut at = draw.u64(0..500) * MS;
-    while !kinds.is_empty() && at < TROUBLE {
+    while !kinds.is_empty() && at < trouble {
         let kind = kinds[draw.usize(0..kinds.len())];
-        let left = TROUBLE - at;
-        add(world, draw, Drawn { kind, at, left, networks });
+        let left = trouble - at;
+        add(world, draw, Drawn { kind, at, left, plan });
         at += draw.u64(0..2 * mean);
     }
 }
 
-const KINDS: u8 = 11;
+const KINDS: u8 = 13;
+
+#[derive(Clone, Copy)]
+struct Plan {
+    networks: usize,
+    /// Everything takes so much longer.
+    slow: u64,
+}
 
 #[derive(Clone, Copy)]
 struct Drawn {
     kind: u8,
     at: Nanos,
     left: Nanos,
-    networks: usize,
+    plan: Plan,
 }
 
 fn add(world: &mut World, draw: &mut fastrand::Rng, drawn: Drawn) {
-    let Drawn { kind, at, left, networks } = drawn;
+    let Drawn { kind, at, left, plan: Plan { networks, slow } } = drawn;
     let nodes = world.nodes.len();
     let node = draw.usize(0..nodes);
     let other = (node + draw.usize(1..nodes)) % nodes;
     let network = (draw.bool()).then(|| draw.usize(0..networks));
-    let short = draw.u64(10..800) * MS;
+    let short = draw.u64(10..800) * MS * slow;
     let span = short.min(left);
-    let back = (at + draw.u64(1..900) * MS).min(TROUBLE);
+    let back = (at + draw.u64(1..900) * MS * slow).min(at + left);
     match kind {
         0 => world.fault_after(at, Fault::Pause { node, span }),
         1 => {
@@ -138,8 +149,31 @@ fn add(world: &mut World, draw: &mut fastrand::Rng, drawn: Drawn) {
         7 => world.fault_after(at, Fault::Deafen { node, network, span }),
         8 => world.fault_after(at, Fault::Mute { node, network, span }),
         9 => world.fault_after(at, Fault::Unplug { node, span: span.saturating_sub(MS) }),
-        10 => world.fault_after(at, Fault::Pause { node, span: (draw.u64(80..260) * MS).min(left) }),
+        10 => world.fault_after(at, Fault::Pause { node, span: (draw.u64(80..260) * MS * slow).min(left) }),
+        11 => {
+            let change = change(draw, other);
+            world.fault_after(at, Fault::Ask { node, change });
+        }
+        12 => {
+            // Two operators at once, on two nodes.
+            let (first, second) = (change(draw, other), change(draw, node));
+            world.fault_after(at, Fault::Ask { node, change: first });
+            world.fault_after(at + draw.u64(0..3 * MS), Fault::Ask { node: other, change: second });
+            if draw.u8(0..4) == 0 {
+                world.fault_after(at, Fault::Forget { node });
+            }
+        }
         3 => {}
         other => unreachable!("kind {other} of {KINDS}"),
+    }
+}
+
+fn change(draw: &mut fastrand::Rng, node: usize) -> Change {
+    let node = NodeId(node as u8);
+    match draw.u8(0..5) {
+        0 => Change::Drain { node },
+        1 => Change::Undrain { node },
+        2 => Change::Weight { group: GROUP, node, weight: None },
+        _ => Change::Weight { group: GROUP, node, weight: Some(draw.u32(0..5)) },
     }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use safekit::engine::farm::{Input, Output, Table};
-use safekit::types::{Bucket, BucketBits, EventKind, Instant, NodeId, NodeSet};
+use safekit::types::{Bucket, BucketBits, Departure, EventKind, Instant, NodeId};
 use safekit::wire::heartbeat::{Body, Heartbeat, OBITUARY_SEQ};
 
 use super::faults::Fault;
@@ -37,6 +37,7 @@ enum Happening {
         token: u32,
         since: Instant,
         buckets: BucketBits,
+        connections: u32,
     },
     /// The driver looks whether a frame has come.
     Look {
@@ -86,7 +87,9 @@ pub struct World {
     pub trace: bool,
     /// Overlaps are measured, not refused.
     pub lenient: bool,
-    naive: Rc<Naive>,
+    pub(super) naive: Rc<Naive>,
+    /// How often each node saw each other one go away without a word since it started itself.
+    pub(super) exclusions: Vec<Vec<u32>>,
     queue: BinaryHeap<Reverse<Entry>>,
     count: u64,
     /// Connections are opened and used.
@@ -119,6 +122,7 @@ impl World {
             trace: false,
             lenient: false,
             naive,
+            exclusions: vec![vec![0; count]; count],
             queue: BinaryHeap::new(),
             count: 0,
             clients: false,
@@ -140,6 +144,7 @@ impl World {
     pub fn start(&mut self, node: usize) {
         self.say(node, "starts");
         self.truth.reborn(node);
+        self.exclusions[node].fill(0);
         self.nodes[node].start(&self.common, &mut self.rng, self.now);
         if self.net.is_unplugged(node, self.now) {
             self.arrive(node, Arrival::Other(Input::Carrier { up: false }));
@@ -182,12 +187,13 @@ impl World {
             Happening::Written { node, token, table } => self.written(node, token, table),
             Happening::Deliver { node, network, datagram } => {
                 if !self.net.is_deaf(network, node, self.now) && self.nodes[node].kernel.up {
-                    self.arrive(node, Arrival::Datagram(datagram));
+                    self.arrive(node, Arrival::Datagram(datagram, network));
                 }
             }
-            Happening::Counted { node, token, since, buckets } => {
+            Happening::Counted { node, token, since, buckets, connections } => {
                 if self.nodes[node].token == token {
-                    self.arrive(node, Arrival::Other(Input::Held { group: GROUP, buckets, since }));
+                    let held = Input::Held { group: GROUP, buckets, since, connections };
+                    self.arrive(node, Arrival::Other(held));
                 }
             }
             Happening::Look { node } => {
@@ -204,7 +210,7 @@ impl World {
 
     pub fn arrive(&mut self, node: usize, arrival: Arrival) {
         let receiver = &mut self.nodes[node];
-        let full = receiver.inbox.len() >= INBOX_MAX && matches!(arrival, Arrival::Datagram(_));
+        let full = receiver.inbox.len() >= INBOX_MAX && matches!(arrival, Arrival::Datagram(..));
         if receiver.process == Process::Dead || full {
             return;
         }
@@ -298,11 +304,28 @@ impl World {
                 self.nodes[node].stop();
             }
             Output::Announce => {}
+            Output::Generation(generation) => {
+                if self.trace {
+                    self.say(node, &format!("{generation:?} is in force"));
+                }
+                self.nodes[node].kept = generation;
+            }
             Output::Event(event) => {
+                self.count_exclusion(node, &event.kind);
                 if self.trace && !matches!(event.kind, EventKind::Applied { .. }) {
                     self.say(node, &format!("{:?}", event.kind));
                 }
             }
+        }
+    }
+
+    fn count_exclusion(&mut self, by: usize, event: &EventKind) {
+        let EventKind::Departed { node, why } = event else { return };
+        match why {
+            Departure::Silence | Departure::Obituary | Departure::Changed => {
+                self.exclusions[by][usize::from(node.0)] += 1;
+            }
+            Departure::Leave | Departure::Deaf => {}
         }
     }
 
@@ -351,14 +374,16 @@ impl World {
         let counter = &self.nodes[node];
         let mine = counter.kernel.table.as_ref().map(|table| &table.mine);
         let mut buckets = BucketBits::none(BUCKETS);
+        let mut connections = 0;
         for bucket in counter.connections.iter().map(|connection| Bucket(connection.bucket)) {
             if !mine.is_some_and(|mine| mine.contains(bucket)) {
                 buckets.insert(bucket);
+                connections += 1;
             }
         }
         let (since, token) = (counter.local(self.now), counter.token);
         let span = self.rng.u64(MS / 2..3 * MS);
-        self.after(span, Happening::Counted { node, token, since, buckets });
+        self.after(span, Happening::Counted { node, token, since, buckets, connections });
     }
 
     /// A client opens a connection, and some connection ends.
@@ -423,116 +448,6 @@ impl World {
             || self.now - last > hold
             || self.now - fresh < 15 * MS
             || self.truth.excuses(holder, other, self.now, &self.common.timing)
-    }
-
-    /// No two nodes accept a SYN of one bucket at one instant.
-    pub fn check_overlap(&mut self, node: usize) {
-        if !self.nodes[node].is_open(self.now) || self.net.is_deaf(0, node, self.now) {
-            return;
-        }
-        for other in (0..self.nodes.len()).filter(|other| *other != node) {
-            if !self.nodes[other].is_open(self.now) || self.net.is_deaf(0, other, self.now) {
-                continue;
-            }
-            let (Some(a), Some(b)) = (self.nodes[node].mine(), self.nodes[other].mine()) else { continue };
-            let shared: u32 = a.iter().zip(b).map(|(a, b)| (a & b).count_ones()).sum();
-            if shared > 0 && !self.truth.excuses(node, other, self.now, &self.common.timing) {
-                let ages = self.truth.ages_ms(node, other, self.now);
-                self.violate(&format!(
-                    "nodes {node} and {other} both accept {shared} buckets, heard {ages:?} ms ago"
-                ));
-            }
-        }
-    }
-
-    /// Each bucket in the table is this node's by its view, computed in another way.
-    fn check_table(&mut self, node: usize, table: &Table) {
-        let Some(engine) = &self.nodes[node].engine else { return };
-        let me = NodeId(node as u8);
-        let among = engine.view().members.minus(self.weightless());
-        let wrong = table.mine.iter().find(|b| self.naive.first(usize::from(b.0), among) != Some(me));
-        if let Some(bucket) = wrong {
-            self.violate(&format!("node {node} takes {bucket:?}, which is not its own by its view"));
-        }
-    }
-
-    /// R5, recomputed from this simulation's own books: `min(now + L, last acknowledged send + D)` over the members,
-    /// but for those to which the node has given up all that would be theirs without it.
-    fn check_lease(&mut self, node: usize, until: Instant) {
-        let now = self.nodes[node].local(self.now);
-        let timing = self.common.timing;
-        if !self.common.rules.lease || until <= now {
-            return;
-        }
-        if until > now + timing.lease {
-            self.violate(&format!("node {node} has a lease of {:?}", until.since(now)));
-        }
-        let Some(engine) = &self.nodes[node].engine else { return };
-        let me = NodeId(node as u8);
-        let others = engine.view().members.without(me);
-        let late = |peer: &NodeId| until > self.nodes[node].acked(*peer) + timing.timeout;
-        let Some(peer) = others.iter().find(late) else { return };
-        let kept = !engine.table(GROUP).mine.is_empty() && !self.weightless().contains(peer);
-        if kept {
-            let over = until.since(self.nodes[node].acked(peer) + timing.timeout);
-            self.violate(&format!(
-                "the lease of node {node} outlasts what node {} acknowledged by {over:?}",
-                peer.0
-            ));
-        }
-    }
-
-    /// Buckets without an owner, and with more than one. A node whose receiver is broken owns what it has not given
-    /// up, but cannot accept it twice.
-    pub fn ownership(&self) -> (usize, usize) {
-        let mut once = [0_u64; BUCKETS / 64];
-        let mut twice = [0_u64; BUCKETS / 64];
-        let mut claimed = [0_u64; BUCKETS / 64];
-        for node in 0..self.nodes.len() {
-            let Some(mine) = self.nodes[node].mine().filter(|_| self.nodes[node].is_open(self.now)) else {
-                continue;
-            };
-            let deaf = self.net.is_deaf(0, node, self.now);
-            for (place, word) in mine.iter().enumerate() {
-                claimed[place] |= word;
-                if !deaf {
-                    twice[place] |= once[place] & word;
-                    once[place] |= word;
-                }
-            }
-        }
-        let count = |words: &[u64]| words.iter().map(|word| word.count_ones() as usize).sum::<usize>();
-        (BUCKETS - count(&claimed), count(&twice))
-    }
-
-    fn weightless(&self) -> NodeSet {
-        let weights = self.common.weights.iter().enumerate();
-        weights.filter(|(_, weight)| **weight == 0).map(|(node, _)| NodeId(node as u8)).collect()
-    }
-
-    /// After two detection times of quiet: one view, one owner for each bucket, and its kernel is open.
-    pub fn check_converged(&mut self) {
-        let alive: Vec<usize> =
-            (0..self.nodes.len()).filter(|node| self.nodes[*node].process == Process::Running).collect();
-        let everybody: NodeSet = alive.iter().map(|node| NodeId(*node as u8)).collect();
-        let owners = everybody.minus(self.weightless());
-        for node in &alive {
-            let view = self.nodes[*node].engine.as_ref().map(|engine| engine.view().members);
-            if view != Some(everybody) {
-                self.violate(&format!("in the quiet, node {node} sees {view:?} of {everybody:?}"));
-            }
-        }
-        for bucket in 0..BUCKETS {
-            let takers: Vec<usize> =
-                (0..self.nodes.len()).filter(|node| self.takes(*node, bucket as u16)).collect();
-            let owner = self.naive.first(bucket, owners).map(|node| usize::from(node.0));
-            if takers.first().copied() != owner || takers.len() > 1 {
-                self.violate(&format!(
-                    "in the quiet, bucket {bucket} of {owner:?} is accepted by {takers:?}"
-                ));
-                return;
-            }
-        }
     }
 
     pub fn violate(&mut self, what: &str) {

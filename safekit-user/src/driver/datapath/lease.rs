@@ -90,6 +90,10 @@ impl Reading {
         Ok(Self { jiffies: word(0), boot_ns: word(8) })
     }
 
+    pub(super) fn boot_ns(self) -> u64 {
+        self.boot_ns
+    }
+
     /// Whether a lease until `until` had better be stated from a newer reading.
     pub(super) fn is_stale_for(self, until: Instant) -> bool {
         until.0 > self.boot_ns.saturating_add(CALIBRATION_AGE.as_nanos() as u64)

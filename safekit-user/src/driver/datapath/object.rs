@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use aya::maps::{Array, Map, MapData, PerCpuArray, ProgramArray};
-use aya::programs::Xdp;
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, ProgramArray};
+use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
-use safekit_ebpf::abi;
+use safekit_ebpf::{abi, guard};
 
-use super::attach::PINNED_MAPS;
 use super::flows::{FlowNotes, Rows, Stamps};
+use super::pins::{PINNED_MAPS, staged};
 use super::plan::{Plan, kernel_address, kernel_balance, kernel_evidence, seed_without_collision};
 use super::ports::PortMap;
 use super::{Error, LeaseClock, sys};
@@ -32,10 +32,16 @@ struct VipValue(abi::Vip);
 #[repr(transparent)]
 struct RuleValue(abi::Rule);
 
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct LeaksValue(pub(super) guard::Leaks);
+
 // SAFETY: integers without padding.
 unsafe impl Pod for LeaseValue {}
 // SAFETY: integers without padding.
 unsafe impl Pod for LimitsValue {}
+// SAFETY: integers without padding.
+unsafe impl Pod for LeaksValue {}
 // SAFETY: integers and bytes; its padding is the field `pad`.
 unsafe impl Pod for VipValue {}
 // SAFETY: integers and bytes, written only: `EvidenceBy` is never read back from the kernel.
@@ -95,9 +101,11 @@ impl Object {
         for program in [abi::PROGRAM, abi::PROGRAM_CLOCK, abi::PROGRAM_EMPTY, abi::PROGRAM_FLOWS] {
             load_program(&mut ebpf, program)?;
         }
+        load_guard(&mut ebpf)?;
         if let Some(directory) = pin_dir {
-            pin_maps(&ebpf, directory)?;
+            stage_maps(&ebpf, directory)?;
         }
+        fill_virtual_macs(&mut ebpf, plan)?;
         fill_vips(&mut ebpf, &vips, vip_seed)?;
         fill_ports(&mut ebpf, &ports)?;
         fill_rules(&mut ebpf, &rules)?;
@@ -114,6 +122,16 @@ impl Object {
     pub(super) fn counters_map(&mut self) -> Result<PerCpuArray<MapData, abi::CounterRow>, Error> {
         let map = take(&mut self.ebpf, abi::MAP_COUNTERS)?;
         PerCpuArray::try_from(map).map_err(|source| Error::Map { map: abi::MAP_COUNTERS, source })
+    }
+
+    pub(super) fn leaks_map(&mut self) -> Result<PerCpuArray<MapData, LeaksValue>, Error> {
+        let map = take(&mut self.ebpf, guard::MAP_LEAKS)?;
+        PerCpuArray::try_from(map).map_err(|source| Error::Map { map: guard::MAP_LEAKS, source })
+    }
+
+    pub(super) fn guard_mut(&mut self) -> Result<&mut SchedClassifier, Error> {
+        let program = self.ebpf.program_mut(guard::PROGRAM).ok_or(Error::Missing(guard::PROGRAM))?;
+        program.try_into().map_err(|source| Error::Verify { program: guard::PROGRAM, source })
     }
 
     pub(super) fn program(&self, name: &'static str) -> Result<&Xdp, Error> {
@@ -219,9 +237,29 @@ fn fill_rules(ebpf: &mut Ebpf, rules: &[abi::Rule]) -> Result<(), Error> {
         .map_err(|source| Error::Map { map: abi::MAP_RULES, source })
 }
 
-fn pin_maps(ebpf: &Ebpf, directory: &Path) -> Result<(), Error> {
+fn load_guard(ebpf: &mut Ebpf) -> Result<(), Error> {
+    let program = ebpf.program_mut(guard::PROGRAM).ok_or(Error::Missing(guard::PROGRAM))?;
+    <&mut SchedClassifier>::try_from(program)
+        .and_then(SchedClassifier::load)
+        .map_err(|source| Error::Verify { program: guard::PROGRAM, source })
+}
+
+/// Only unicast ones can be a source, and only those of this node's own are never one.
+fn fill_virtual_macs(ebpf: &mut Ebpf, plan: &Plan) -> Result<(), Error> {
+    let map_error = |source| Error::Map { map: guard::MAP_VIRTUAL_MACS, source };
+    let mut map: HashMap<MapData, u64, u32> =
+        HashMap::try_from(take(ebpf, guard::MAP_VIRTUAL_MACS)?).map_err(map_error)?;
+    for (vip, place) in plan.virtual_ips.iter().zip(0u32..) {
+        if guard::may_be_virtual(vip.mac.0) {
+            map.insert(guard::key(vip.mac.0), place, 0).map_err(map_error)?;
+        }
+    }
+    Ok(())
+}
+
+fn stage_maps(ebpf: &Ebpf, directory: &Path) -> Result<(), Error> {
     for name in PINNED_MAPS {
-        let path = directory.join(name);
+        let path = staged(directory, name);
         let map = ebpf.map(name).ok_or(Error::Missing(name))?;
         map.pin(&path).map_err(|source| Error::Pin { path, source })?;
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use safekit_ebpf::abi::{
     Address, Balance, EvidenceBy, GROUPS_MAX, Limits, RULES_MAX, RULES_OF_VIP_MAX, VIPS_MAX,
 };
-use safekit_ebpf::packet;
+use safekit_ebpf::{guard, packet};
 
 use crate::config::{self, Config, Delivery, Evidence, Ports, Protocol};
 use crate::types::{GroupId, NodeId};
@@ -133,14 +133,16 @@ impl VirtualMac {
         match address {
             IpAddr::V4(v4) => {
                 let [a, b, c, d] = v4.octets();
-                Self([0x02, 0x53, a, b, c, d])
+                let [local, letter] = guard::PREFIXES[0];
+                Self([local, letter, a, b, c, d])
             }
             IpAddr::V6(v6) => {
                 let hash = v6.octets().iter().fold(0x811c_9dc5_u32, |hash, octet| {
                     (hash ^ u32::from(*octet)).wrapping_mul(0x0100_0193)
                 });
                 let [a, b, c, d] = hash.to_be_bytes();
-                Self([0x02, 0x36, a, b, c, d])
+                let [local, digit] = guard::PREFIXES[1];
+                Self([local, digit, a, b, c, d])
             }
         }
     }

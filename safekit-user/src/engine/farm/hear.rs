@@ -3,7 +3,7 @@
 use super::Engine;
 use super::peers::{self, Acked, Said};
 use crate::types::{NodeId, Seq};
-use crate::wire::heartbeat::{Beat, Body, Heartbeat, PeerReport, RelayedAck};
+use crate::wire::heartbeat::{Beat, Body, Heartbeat, PeerReport};
 
 /// Heartbeats in a row.
 const MISSED: u64 = 3;
@@ -33,7 +33,8 @@ impl Engine {
 
     fn hear_beat(&mut self, sender: NodeId, tag: u32, seq: Seq, mut beat: Beat) {
         let holds = !beat.held.is_empty();
-        let said = Said { seq, state: beat.state, rx_ok: beat.rx_ok, holds, view: beat.view };
+        let Beat { state, rx_ok, view, follows, .. } = beat;
+        let said = Said { seq, state, rx_ok, holds, view, follows };
         let challenge = self.voice.next_seq;
         let peer = &mut self.peers[usize::from(sender.0)];
         let Some(life) = peer.life_of(tag, said, self.now, challenge) else { return };
@@ -48,7 +49,10 @@ impl Engine {
         self.held_news |= unheard || life.held != beat.held;
         life.held = std::mem::take(&mut beat.held);
         life.notes = std::mem::take(&mut beat.notes);
-        life.keep_reports(beat.peers);
+        life.loads = std::mem::take(&mut beat.loads);
+        life.wishes = std::mem::take(&mut beat.wishes);
+        life.drain = beat.drain;
+        life.keep_reports(&beat.peers, beat.partial);
         let me = life.report_on(self.setup.me, self.tag).map(|report| report.best_seq);
         if let Some(acked) = me.and_then(|seq| self.voice.sent(seq)) {
             life.acknowledge(acked);
@@ -57,27 +61,25 @@ impl Engine {
         self.voice.urgent |= unheard || missed;
         self.confirm(sender);
         if self.peers[usize::from(sender.0)].is_confirmed(tag) {
-            self.hear_relayed(sender, &beat.acks);
+            self.hear_relayed(sender, &beat);
         }
     }
 
     /// Second-hand news, from a life that counts and goes by the same rules. What the sender got itself is one hop
     /// old; what it got from others it does not hand on, so old news cannot circulate.
-    fn hear_relayed(&mut self, sender: NodeId, acks: &[RelayedAck]) {
-        let from = &mut self.peers[usize::from(sender.0)].life;
-        let Some(life) = from.as_mut().filter(|life| life.same_config == Some(true)) else { return };
+    fn hear_relayed(&mut self, sender: NodeId, beat: &Beat) {
+        if beat.config != self.setup.config {
+            return;
+        }
+        self.hear_offers(&beat.offers);
         if !self.setup.rules.relay {
             return;
         }
-        let reports = life.take_reports();
-        for report in &reports {
+        for report in &beat.peers {
             self.hear_report(sender, report);
         }
-        if let Some(life) = &mut self.peers[usize::from(sender.0)].life {
-            life.keep_reports(reports);
-        }
         let (me, my_tag) = (self.setup.me, self.tag);
-        for ack in acks.iter().filter(|ack| ack.to == me && ack.to_tag == my_tag) {
+        for ack in beat.acks.iter().filter(|ack| ack.to == me && ack.to_tag == my_tag) {
             let Some(acked) = self.voice.sent(ack.seq) else { continue };
             let Some(peer) = self.peers.get_mut(usize::from(ack.from.0)) else { continue };
             if let Some(life) = peer.known(ack.from_tag) {
@@ -98,6 +100,7 @@ impl Engine {
             rx_ok: report.rx_ok,
             holds: report.holds,
             view: report.view,
+            follows: report.follows,
         };
         let challenge = self.voice.next_seq;
         let peer = &mut self.peers[usize::from(report.node.0)];

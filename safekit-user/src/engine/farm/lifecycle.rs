@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! Joining --listened D--> Announce --2 h and 2 heartbeats--> Active --leave--> Leaving --released, said, drained--> Left
-//!    ^                                                          |
-//!    +---- woke later than D, carrier lost, other configuration-+
+//!    ^                       ^     '--> and not damped          |  |
+//!    |                       '------------- damped (R13) -------+  |
+//!    '---- woke later than D, carrier lost, other configuration ---'
 //! ```
 //!
 //! **Deaf (R12).** A node that has heard no peer and no frame for L_y says so (`rx_ok` false) and releases; its peers
@@ -147,13 +148,16 @@ impl Engine {
     }
 
     pub(super) fn leave(&mut self, drain_max: Duration) {
-        if self.is_leaving() {
+        let drained_by = self.now + drain_max;
+        if let Some(leaving) = &mut self.member.leaving {
+            // Asked again: in more of a hurry, perhaps.
+            leaving.drained_by = leaving.drained_by.min(drained_by);
             return;
         }
         self.stop_accepting();
         self.become_state(MemberState::Leaving);
         let first = self.voice.next_seq;
-        self.member.leaving = Some(Leaving { drained_by: self.now + drain_max, first });
+        self.member.leaving = Some(Leaving { drained_by, first });
     }
 
     pub(super) fn stop_accepting(&mut self) {
@@ -163,7 +167,7 @@ impl Engine {
         }
     }
 
-    fn become_state(&mut self, state: MemberState) {
+    pub(super) fn become_state(&mut self, state: MemberState) {
         if state != MemberState::Active {
             self.member.woke = None;
         }
@@ -184,12 +188,15 @@ impl Engine {
             MemberState::Joining if self.member.carrier && here >= timing.timeout => {
                 self.become_state(MemberState::Announce);
             }
-            MemberState::Announce if here >= 2 * timing.interval && self.stranger().is_none() => {
+            MemberState::Announce
+                if here >= 2 * timing.interval && self.stranger().is_none() && !self.is_damped() =>
+            {
                 self.become_state(MemberState::Active);
             }
             MemberState::Active if self.stranger().is_some_and(|node| node < self.setup.me) => {
                 self.become_state(MemberState::Joining);
             }
+            MemberState::Active if self.steps_back() => self.become_state(MemberState::Announce),
             MemberState::Joining | MemberState::Announce | MemberState::Active | MemberState::Leaving => {}
         }
         self.member.claim = match self.member.claim {

@@ -12,16 +12,22 @@
 //! hear       heartbeat -> what each peer said, knows and acknowledged        R1, boot ids
 //! lifecycle  Joining -> Announce -> Active -> Leaving; late, deaf, unplugged  R7, R8, R9, R12
 //! view       who is a member; to whom I yield                                 R2, R3, R4
+//! generations  which weights and drains are in force, and how they change       R10
+//! damping    who is excluded again and again                                    R13
 //! ownership  release -> table;  take, in a later step                         R3, R6
 //! lease      until when the kernel may accept                                 R5
 //! speak      release written? then say so                                     R6
 //! ```
 
+mod damping;
+mod generations;
 mod hear;
 mod lease;
 mod lifecycle;
+mod loads;
 mod ownership;
 mod peers;
+mod preview;
 pub mod rank;
 mod screens;
 mod speak;
@@ -34,14 +40,19 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::types::snapshot::DrainInfo;
 use crate::types::{
-    BootId, BucketBits, Event, EventKind, GroupId, Instant, NodeId, NodeSet, Notes, Share, Timing,
+    BootId, BucketBits, Change, Event, EventKind, Generation, GroupId, Instant, NodeId, NodeSet, Notes,
+    Share, Timing,
 };
 use crate::wire::heartbeat::Heartbeat;
 
+pub use damping::Damping;
+use generations::Generations;
 use lifecycle::Member;
 use ownership::Ownership;
 use peers::Peer;
+pub use preview::Moved;
 use speak::Voice;
 use view::Basis;
 
@@ -62,6 +73,8 @@ pub struct Setup {
     pub config: u64,
     pub timing: Timing,
     pub groups: Vec<Group>,
+    /// In force before the whole cluster was restarted, as handed out in [`Output::Generation`].
+    pub generation: Generation,
     /// 65,536 in the product; the simulation uses fewer. A multiple of 1,024.
     pub buckets: usize,
     /// How long a gained bucket stays transitional at least, and how long the last word of a node that fell silent
@@ -92,6 +105,12 @@ pub struct Rules {
     pub deaf: bool,
     /// A boot counts once it has answered, so that recordings of older ones do not.
     pub boot_ids: bool,
+    /// R10: a generation is in force once all of the view follow it.
+    pub two_steps: bool,
+    /// R10: nodes that follow no generation in common yield.
+    pub strangers: bool,
+    /// R13.
+    pub damping: bool,
 }
 
 impl Rules {
@@ -103,6 +122,9 @@ impl Rules {
         woke_late: true,
         deaf: true,
         boot_ids: true,
+        two_steps: true,
+        strangers: true,
+        damping: true,
     };
 }
 
@@ -114,7 +136,11 @@ pub enum Input {
     Heartbeat(Heartbeat),
     /// Live connections of this node in buckets that it does not own, one bit a bucket, counted from `since` on.
     /// Half-open ones count: their answer is on the way.
-    Held { group: GroupId, buckets: BucketBits, since: Instant },
+    Held { group: GroupId, buckets: BucketBits, since: Instant, connections: u32 },
+    /// All live connections of this node in the group, as counted last. For screens.
+    Live { group: GroupId, connections: u32 },
+    /// An operator asks for this, on any node; the last word on one thing counts.
+    Change(Vec<Change>),
     /// Carrier of the virtual IP's network interfaces. Up is assumed until told otherwise.
     Carrier { up: bool },
     /// A frame of anybody arrived on the virtual IP's network since the driver last looked (R12). Looking a few times
@@ -145,6 +171,8 @@ pub enum Output {
         group: GroupId,
     },
     Event(Event),
+    /// These weights and drains are in force on this node now: to be kept for a restart of the whole cluster.
+    Generation(Generation),
     /// Everything is handed over: the daemon may detach and end.
     Left,
 }
@@ -205,7 +233,11 @@ pub struct Engine {
     peers: Vec<Peer>,
     view: View,
     basis: Basis,
+    generations: Generations,
     groups: Vec<Ownership>,
+    /// This node's own drain, and what it had when that took effect.
+    drain: Option<DrainInfo>,
+    drain_of: Option<u64>,
     /// A peer's word about its live connections has changed.
     held_news: bool,
     /// As last given to the kernel.
@@ -220,7 +252,9 @@ impl Engine {
     /// The first outputs close the kernel for new connections: a daemon that died a moment ago may have left it open.
     pub fn new(setup: Setup, now: Instant) -> Self {
         assert!(usize::from(setup.me.0) < setup.nodes.len(), "this node is one of the nodes");
-        let groups = setup.groups.iter().map(|group| Ownership::new(&setup, group, now)).collect();
+        let generations = Generations::new(&setup.generation);
+        let new_group = |group| Ownership::new(&setup, group, generations.followed(), now);
+        let groups = setup.groups.iter().map(new_group).collect();
         let mut engine = Self {
             nodes: (0..setup.nodes.len()).map(|node| NodeId(node as u8)).collect(),
             tag: peers::boot_tag(&setup.boot),
@@ -230,7 +264,10 @@ impl Engine {
             peers: setup.nodes.iter().map(|_| Peer::default()).collect(),
             view: View { id: crate::types::ViewId(0), members: NodeSet::EMPTY, since: now },
             basis: Basis::default(),
+            generations,
             groups,
+            drain: None,
+            drain_of: None,
             held_news: false,
             lease: Instant(0),
             voice: Voice::new(setup.seed),
@@ -239,6 +276,7 @@ impl Engine {
             setup,
         };
         engine.outputs.push_back(Output::SetLease(Instant(0)));
+        engine.note_drain();
         engine.write_tables();
         engine.evaluate();
         engine
@@ -255,7 +293,11 @@ impl Engine {
         match input {
             Input::Timer => {}
             Input::Heartbeat(heartbeat) => self.hear(heartbeat),
-            Input::Held { group, buckets, since } => self.count_held(group, &buckets, since),
+            Input::Held { group, buckets, since, connections } => {
+                self.count_held(group, &buckets, since, connections);
+            }
+            Input::Live { group, connections } => self.count_live(group, connections),
+            Input::Change(changes) => self.change(changes),
             Input::Carrier { up } => self.carrier(up),
             Input::FramesSeen => self.heard_a_frame(),
             Input::Notes(notes) => self.notes = notes,
@@ -288,6 +330,8 @@ impl Engine {
         }
         self.advance();
         self.review();
+        self.agree_on_weights();
+        self.drain = self.own_drain();
         if self.setup.rules.release_first {
             self.own(tick);
             self.renew_lease(tick);

@@ -10,15 +10,20 @@ use super::transition::{self, Gained, Lost};
 use super::view::Basis;
 use super::{Engine, Group, Output, Setup, Table, View};
 use crate::types::snapshot::MemberState;
-use crate::types::{Bucket, BucketBits, EventKind, GroupId, Instant, NodeId, ViewId};
-use crate::wire::heartbeat::{HELD_RUN, Held};
+use crate::types::{
+    Bucket, BucketBits, EventKind, Generation, GroupId, Instant, NodeId, NodeSet, Share, ViewId,
+};
+use crate::wire::heartbeat::{HELD_RUN, Held, Load};
 
 #[derive(Debug)]
 pub(super) struct Ownership {
     id: GroupId,
     me: NodeId,
     hold: Duration,
-    ranks: Ranks,
+    /// By followed generation, the lowest first.
+    orders: Vec<Order>,
+    /// Live connections, as counted last.
+    pub(super) load: Load,
     /// As last written.
     table: Arc<Table>,
     mine: BucketBits,
@@ -34,18 +39,59 @@ pub(super) struct Ownership {
     owners: Owners,
 }
 
+/// Who comes first where, in one generation.
+#[derive(Clone, Debug)]
+pub(super) struct Order {
+    share: Share,
+    ranks: Arc<Ranks>,
+    /// They are passed over.
+    drained: NodeSet,
+}
+
+impl Order {
+    /// Ranks are the expensive part; those of a share that is in use already are shared.
+    pub(super) fn of(setup: &Setup, group: GroupId, generation: &Generation, known: &[Self]) -> Self {
+        let configured = setup.groups.iter().find(|configured| configured.id == group);
+        let configured = &configured.expect("the group is one of the setup").share;
+        let share = configured.adjusted(group, &generation.adjustments);
+        let same = known.iter().find(|order| order.share == share);
+        let ranks = same.map_or_else(
+            || Arc::new(Ranks::of(&setup.nodes, &share, setup.buckets)),
+            |order| Arc::clone(&order.ranks),
+        );
+        Self { share, ranks, drained: generation.adjustments.drained }
+    }
+
+    pub(super) fn first(&self, bucket: Bucket, live: NodeSet) -> Option<NodeId> {
+        self.ranks.first(bucket, live.minus(self.drained))
+    }
+
+    pub(super) fn preference(&self, bucket: Bucket, live: NodeSet) -> Vec<NodeId> {
+        self.ranks.order(bucket, live.minus(self.drained))
+    }
+
+    fn may_own(&self, node: NodeId) -> bool {
+        !self.drained.contains(node) && self.ranks.may_own(node)
+    }
+
+    pub(super) fn share(&self) -> &Share {
+        &self.share
+    }
+}
+
 /// A take comes in a later step than the release or the announcement of the same change.
 const TAKE_AFTER: Duration = Duration::from_millis(1);
 
 impl Ownership {
-    pub(super) fn new(setup: &Setup, group: &Group, now: Instant) -> Self {
+    pub(super) fn new(setup: &Setup, group: &Group, followed: &[Arc<Generation>], now: Instant) -> Self {
         assert!(setup.buckets.is_multiple_of(64 * HELD_RUN), "runs of buckets fill whole words");
         let none = BucketBits::none(setup.buckets);
         Self {
             id: group.id,
             me: setup.me,
             hold: setup.hold,
-            ranks: Ranks::of(&setup.nodes, &group.share, setup.buckets),
+            orders: orders(setup, group.id, followed, &[]),
+            load: Load { group: group.id, live: 0, held: 0 },
             table: Arc::new(Table { mine: none.clone(), transitional: none.clone() }),
             mine: none.clone(),
             allowed: none,
@@ -66,8 +112,22 @@ impl Ownership {
         &self.table
     }
 
-    pub(super) fn ranks(&self) -> &Ranks {
-        &self.ranks
+    /// By the generation in force; while a change is under way, by the one before it.
+    pub(super) fn in_force(&self) -> &Order {
+        &self.orders[0]
+    }
+
+    pub(super) fn orders(&self) -> &[Order] {
+        &self.orders
+    }
+
+    pub(super) fn follow_generations(&mut self, setup: &Setup, followed: &[Arc<Generation>]) {
+        self.orders = orders(setup, self.id, followed, &self.orders);
+    }
+
+    /// In some generation that I know of.
+    pub(super) fn may_own(&self, node: NodeId) -> bool {
+        self.orders.iter().any(|order| order.may_own(node))
     }
 
     pub(super) fn owners(&self) -> &Owners {
@@ -86,8 +146,24 @@ impl Ownership {
         self.lost.wants_count(now)
     }
 
+    /// Not counted yet since something was given up.
+    pub(super) fn is_uncounted(&self) -> bool {
+        self.lost.is_uncounted()
+    }
+
+    /// Live connections in buckets of other nodes.
+    pub(super) fn held_now(&self) -> u32 {
+        if self.lost.is_empty() { 0 } else { self.load.held }
+    }
+
+    /// A new view began.
     pub(super) fn follow(&mut self, view: &View) {
-        self.owners.follow(&self.ranks, view);
+        self.owners.begin(view);
+        self.show(view);
+    }
+
+    pub(super) fn show(&mut self, view: &View) {
+        self.owners.show(&self.orders[0], view);
     }
 
     /// For heartbeats: where this node may have live connections. What is not counted yet is held.
@@ -109,8 +185,10 @@ impl Ownership {
 
     /// Releases at once what the basis no longer allows, and arranges for the rest to be taken.
     fn rebase(&mut self, basis: &Basis, now: Instant) -> bool {
-        let serve = basis.serve && !basis.yields.iter().any(|node| self.ranks.may_own(node));
-        let is_mine = |bucket| serve && self.ranks.first(bucket, basis.live) == Some(self.me);
+        let yields = basis.yields.iter().any(|node| basis.strangers.contains(node) || self.may_own(node));
+        let serve = basis.serve && !yields && self.may_own(self.me);
+        let first = |order: &Order, bucket| order.first(bucket, basis.live) == Some(self.me);
+        let is_mine = |bucket| serve && self.orders.iter().all(|order| first(order, bucket));
         self.allowed = BucketBits::from_fn(self.mine.capacity(), is_mine);
         let mut released = self.mine.clone();
         transition::remove_all(&mut released, &self.allowed);
@@ -182,6 +260,17 @@ impl Ownership {
     }
 }
 
+fn orders(setup: &Setup, group: GroupId, followed: &[Arc<Generation>], known: &[Order]) -> Vec<Order> {
+    let mut known = known.to_vec();
+    let mut orders = Vec::with_capacity(followed.len());
+    for generation in followed {
+        let order = Order::of(setup, group, generation, &known);
+        known.push(order.clone());
+        orders.push(order);
+    }
+    orders
+}
+
 impl Engine {
     /// Brings the tables into line with the facts. While answers are awaited (R7) the kernel is shut, so to whom I
     /// yield makes no difference; most waits end with the table that was there before.
@@ -224,9 +313,10 @@ impl Engine {
         }
     }
 
-    pub(super) fn count_held(&mut self, group: GroupId, buckets: &BucketBits, since: Instant) {
+    pub(super) fn count_held(&mut self, group: GroupId, buckets: &BucketBits, since: Instant, held: u32) {
         let Some(group) = self.groups.iter_mut().find(|known| known.id == group) else { return };
         assert_eq!(buckets.capacity(), self.setup.buckets, "the driver counts in this cluster's buckets");
+        group.load.held = held;
         group.count(buckets, since);
     }
 }
@@ -250,13 +340,16 @@ impl Owners {
         Self { owner: vec![NOBODY; buckets], since: vec![0; buckets], views }
     }
 
-    fn follow(&mut self, ranks: &Ranks, view: &View) {
+    fn begin(&mut self, view: &View) {
         if self.views.len() >= VIEWS_MAX {
             self.views.pop_front();
         }
         self.views.push_back((view.id, view.since));
+    }
+
+    fn show(&mut self, order: &Order, view: &View) {
         for bucket in 0..self.owner.len() {
-            let owner = ranks.first(Bucket(bucket as u16), view.members).map_or(NOBODY, |node| node.0);
+            let owner = order.first(Bucket(bucket as u16), view.members).map_or(NOBODY, |node| node.0);
             if owner != self.owner[bucket] {
                 self.owner[bucket] = owner;
                 self.since[bucket] = view.id.0 as u32;

@@ -10,9 +10,12 @@
 
 use std::collections::VecDeque;
 
+use crate::types::snapshot::DrainInfo;
 use crate::types::snapshot::MemberState;
-use crate::types::{BootId, Departure, Instant, NodeId, NodeSet, Notes, Seq};
-use crate::wire::heartbeat::{Held, OBITUARY_SEQ, PeerReport};
+use crate::types::{BootId, Change, Departure, Follows, Instant, NodeId, NodeSet, Notes, Seq};
+use crate::wire::heartbeat::{Held, Load, OBITUARY_SEQ, PeerReport, REPORTS_MAX};
+
+use super::damping::Record;
 
 /// A boot's short name in reports.
 pub(super) fn boot_tag(boot: &BootId) -> u32 {
@@ -29,6 +32,7 @@ pub(super) struct Said {
     /// It has live connections in buckets of others.
     pub(super) holds: bool,
     pub(super) view: NodeSet,
+    pub(super) follows: Follows,
 }
 
 impl Said {
@@ -39,6 +43,7 @@ impl Said {
         rx_ok: false,
         holds: false,
         view: NodeSet::EMPTY,
+        follows: Follows::CONFIGURED,
     };
 
     pub(super) fn is_dead(&self) -> bool {
@@ -71,6 +76,10 @@ pub(super) struct Life {
     /// None while only relayed by nodes whose own configuration is not known.
     pub(super) same_config: Option<bool>,
     pub(super) held: Vec<Held>,
+    pub(super) loads: Vec<Load>,
+    pub(super) drain: Option<DrainInfo>,
+    /// As it said with its last direct heartbeat.
+    pub(super) wishes: Vec<Change>,
     pub(super) notes: Notes,
     /// What it reports of others; by node, then tag.
     reports: Vec<PeerReport>,
@@ -88,6 +97,9 @@ impl Life {
             acked: None,
             same_config: None,
             held: Vec::new(),
+            loads: Vec::new(),
+            drain: None,
+            wishes: Vec::new(),
             notes: Notes::default(),
             reports: Vec::new(),
         }
@@ -125,13 +137,22 @@ impl Life {
         self.acked.map_or(Instant(0), |acked| acked.sent)
     }
 
-    pub(super) fn keep_reports(&mut self, mut reports: Vec<PeerReport>) {
-        reports.sort_unstable_by_key(|report| (report.node, report.boot_tag));
-        self.reports = reports;
-    }
-
-    pub(super) fn take_reports(&mut self) -> Vec<PeerReport> {
-        std::mem::take(&mut self.reports)
+    /// `partial`: the others are as they were said before.
+    pub(super) fn keep_reports(&mut self, reports: &[PeerReport], partial: bool) {
+        if !partial {
+            self.reports.clear();
+        }
+        for report in reports {
+            let key = (report.node, report.boot_tag);
+            match self.reports.binary_search_by_key(&key, |known| (known.node, known.boot_tag)) {
+                Ok(place) => self.reports[place] = *report,
+                Err(_) if self.reports.len() >= 2 * REPORTS_MAX => {
+                    // Only a peer that forgets lives for ever gets here; what it says next starts anew.
+                    self.reports.clear();
+                }
+                Err(place) => self.reports.insert(place, *report),
+            }
+        }
     }
 
     /// What it said of that life of `node` in its last heartbeat.
@@ -152,6 +173,7 @@ pub(super) struct Peer {
     /// The life that is in the view.
     pub(super) member: Option<u32>,
     pub(super) departed: Option<Departure>,
+    pub(super) record: Record,
 }
 
 /// One real newcomer and recordings of two others. When full, the one silent for longest gives way.

@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::peers::Life;
+use super::peers::{Life, Peer};
 use super::{Engine, Output, Timing};
-use crate::types::{Instant, NodeId, Seq};
-use crate::wire::heartbeat::{ACKS_MAX, Beat, Body, Heartbeat, PeerReport, REPORTS_MAX, RelayedAck};
+use crate::types::{Follows, Instant, NodeId, Seq};
+use crate::wire::heartbeat::{Beat, Body, Heartbeat, PeerReport, RelayedAck};
 
 /// When this node spoke, and when it will.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub(super) struct Voice {
     sent: VecDeque<Instant>,
     next_beat: Instant,
     jitter: u64,
+    /// Of reports and relayed acknowledgements that take turns: who is next.
+    turn: usize,
     /// When the virtual IP is announced again.
     announces: VecDeque<Instant>,
 }
@@ -31,6 +33,11 @@ const SENT_MAX: usize = 1024;
 const ANNOUNCE_AFTER_MS: [u64; 4] = [0, 100, 400, 1000];
 /// A relayed acknowledgement is worth its bytes when the peer is this many heartbeats behind.
 const LAG: u64 = 3;
+/// Reports in one heartbeat: with 64 of them it fits one Ethernet frame in every state of a farm but its first moments.
+/// Beyond that they take turns, so that each peer hears of itself in every second heartbeat at 128 nodes.
+const REPORTS_PER_BEAT: usize = 64;
+/// Two hundred bytes; where more links are broken than that, they take turns.
+const ACKS_PER_BEAT: usize = 16;
 
 impl Voice {
     pub(super) fn new(seed: u64) -> Self {
@@ -40,6 +47,7 @@ impl Voice {
             sent: VecDeque::new(),
             next_beat: Instant(0),
             jitter: seed,
+            turn: 0,
             announces: VecDeque::new(),
         }
     }
@@ -91,6 +99,7 @@ impl Engine {
             return;
         }
         let beat = self.beat();
+        self.voice.turn = self.voice.turn.wrapping_add(1);
         let next = if self.owes_farewell() { super::TICK } else { self.voice.interval(self.setup.timing) };
         let seq = self.voice.spoken(self.now, next);
         let (sender, boot) = (self.setup.me, self.setup.boot);
@@ -98,20 +107,43 @@ impl Engine {
     }
 
     fn beat(&self) -> Beat {
-        let reports = self.nodes.iter().flat_map(|node| {
-            let peer = &self.peers[usize::from(node.0)];
-            peer.lives().map(move |life| report(node, life, peer.is_confirmed(life.tag)))
-        });
+        let (peers, partial) = self.reports();
         Beat {
             state: self.member.state,
             rx_ok: self.member.rx_ok,
             config: self.setup.config,
             view: self.view.members,
-            peers: reports.take(REPORTS_MAX).collect(),
+            follows: self.generations.follows(),
+            offers: self.offers(),
+            wishes: self.wishes(),
+            peers,
+            partial,
             acks: self.relayed_acks(),
             held: self.groups.iter().filter_map(super::Ownership::held).collect(),
+            loads: self.loads(),
+            drain: self.drain,
             notes: self.notes.clone(),
         }
+    }
+
+    /// What I know of the others, and whether that is only a part of it. Lives that have not proved themselves come
+    /// first: a newcomer waits for its answer.
+    fn reports(&self) -> (Vec<PeerReport>, bool) {
+        let all = self.nodes.iter().flat_map(|node| {
+            let peer = &self.peers[usize::from(node.0)];
+            peer.lives().map(move |life| report(node, peer, life))
+        });
+        let mut all: Vec<PeerReport> = all.collect();
+        if all.len() <= REPORTS_PER_BEAT {
+            return (all, false);
+        }
+        all.sort_by_key(|report| report.direct_seq != Seq(0));
+        let new = all.partition_point(|report| report.direct_seq == Seq(0)).min(REPORTS_PER_BEAT / 2);
+        let rest = all.split_off(new);
+        let room = REPORTS_PER_BEAT - new;
+        let first = self.voice.turn * room % rest.len();
+        all.extend(rest.iter().cycle().skip(first).take(room.min(rest.len())));
+        (all, true)
     }
 
     /// For each pair of peers of which one does not hear the other: what the other acknowledged. So a link that is
@@ -128,8 +160,7 @@ impl Engine {
         for (from, speaker) in &heard {
             for (to, listener) in &heard {
                 let hears = listener.report_on(*from, speaker.tag).map_or(0, |report| report.direct_seq.0);
-                if from == to || hears.saturating_add(LAG) > speaker.direct_seq().0 || acks.len() >= ACKS_MAX
-                {
+                if from == to || hears.saturating_add(LAG) > speaker.direct_seq().0 {
                     continue;
                 }
                 if let Some(known) = speaker.report_on(*to, listener.tag) {
@@ -142,6 +173,11 @@ impl Engine {
                     });
                 }
             }
+        }
+        if acks.len() > ACKS_PER_BEAT {
+            let turn = self.voice.turn * ACKS_PER_BEAT % acks.len();
+            acks.rotate_left(turn);
+            acks.truncate(ACKS_PER_BEAT);
         }
         acks
     }
@@ -168,17 +204,19 @@ impl Engine {
 }
 
 /// A life that has not proved itself is acknowledged, so that it can; but nothing of it is handed on.
-fn report(node: NodeId, life: &Life, counts: bool) -> PeerReport {
-    let direct = life.direct.filter(|_| counts).map(|(said, _)| said);
+fn report(node: NodeId, peer: &Peer, life: &Life) -> PeerReport {
+    let direct = life.direct.filter(|_| peer.is_confirmed(life.tag)).map(|(said, _)| said);
     PeerReport {
         node,
         boot_tag: life.tag,
         direct_seq: direct.map_or(Seq(0), |said| said.seq),
         best_seq: life.best.seq,
+        damped: peer.record.damped,
         state: direct.map_or(life.best.state, |said| said.state),
         rx_ok: direct.is_some_and(|said| said.rx_ok),
         same_config: life.same_config == Some(true),
         holds: direct.is_some_and(|said| said.holds),
         view: direct.map_or(crate::types::NodeSet::EMPTY, |said| said.view),
+        follows: direct.map_or(Follows::CONFIGURED, |said| said.follows),
     }
 }

@@ -7,6 +7,8 @@ use crate::types::snapshot::MemberState;
 use crate::types::{Bucket, Departure, Seq};
 use crate::wire::heartbeat::{Body, OBITUARY_SEQ};
 
+mod weights;
+
 const GROUP: GroupId = GroupId(1);
 const BUCKETS: usize = 1024;
 
@@ -22,6 +24,7 @@ fn setup(me: u8, nodes: usize, boot: u8) -> Setup {
         config: 42,
         timing: Timing::DEFAULT,
         groups: vec![Group { id: GROUP, share: Share::Weighted(vec![1; nodes]) }],
+        generation: Generation::configured(),
         buckets: BUCKETS,
         hold: HOLD,
         seed: u64::from(me),
@@ -89,7 +92,8 @@ impl Farm {
             self.log.push((node, output));
             if let Some(group) = counted {
                 let since = self.now;
-                self.input(node, Input::Held { group, buckets: self.held.clone(), since });
+                let connections = self.held.len() as u32;
+                self.input(node, Input::Held { group, buckets: self.held.clone(), since, connections });
             }
         }
     }

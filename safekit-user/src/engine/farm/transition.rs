@@ -115,6 +115,10 @@ impl Lost {
         self.uncounted.0.is_empty() && self.held.is_empty()
     }
 
+    pub(super) fn is_uncounted(&self) -> bool {
+        !self.uncounted.0.is_empty()
+    }
+
     pub(super) fn add_to(&self, bits: &mut BucketBits) {
         self.uncounted.add_to(bits);
         insert_all(bits, &self.held);

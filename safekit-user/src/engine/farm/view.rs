@@ -13,6 +13,10 @@ pub(super) struct Basis {
     pub(super) live: NodeSet,
     /// To each of these I give up all that it would own alone.
     pub(super) yields: NodeSet,
+    /// Of these, the ones that go by generations of which I follow none: they may own anything.
+    pub(super) strangers: NodeSet,
+    /// Changes whenever I follow other generations than before.
+    pub(super) generations: u64,
 }
 
 impl Engine {
@@ -43,16 +47,18 @@ impl Engine {
         let why = self.why_not_member(node);
         let peer = &mut self.peers[usize::from(node.0)];
         let was = peer.member.is_some();
+        peer.record.forgive(now);
         if peer.ghost_until.is_some_and(|until| now >= until) {
             peer.ghost_until = None;
         }
         match (was, why) {
             (false, Some(_)) => {}
             (true, Some(why)) => {
-                peer.member = None;
                 peer.departed = Some(why);
                 // Whoever said that it goes has released before; who is just silent has to be waited for (R3).
                 peer.ghost_until = (why == Departure::Silence).then(|| now + GHOST);
+                self.remember_exclusion(node, why);
+                self.peers[usize::from(node.0)].member = None;
                 self.event(EventKind::Departed { node, why });
             }
             (_, None) => {
@@ -100,18 +106,31 @@ impl Engine {
 
     /// What the tables follow from, now.
     pub(super) fn new_basis(&self) -> Basis {
-        let ghosts = self.nodes.iter().filter(|node| self.peers[usize::from(node.0)].ghost_until.is_some());
-        let counted = self.view.members.union(ghosts.collect());
-        let serve = self.may_serve(counted.without(self.setup.me).is_empty());
-        let unheard =
-            self.nodes.without(self.setup.me).iter().filter(|node| self.may_be_active_by_now(*node));
-        let live = counted.union(unheard.collect());
+        let serve = self.may_serve(self.members_and_ghosts().without(self.setup.me).is_empty());
+        let live = self.counted();
         let yields = if serve && self.setup.rules.yielding {
             self.nodes.without(self.setup.me).iter().filter(|node| self.yields_to(*node)).collect()
         } else {
             NodeSet::EMPTY
         };
-        Basis { serve, live, yields }
+        let is_stranger = |node: &NodeId| {
+            let life = self.peers[usize::from(node.0)].life.as_ref();
+            life.is_none_or(|life| !self.shares_a_generation(life))
+        };
+        let strangers = yields.iter().filter(is_stranger).collect();
+        Basis { serve, live, yields, strangers, generations: self.generations.version }
+    }
+
+    fn members_and_ghosts(&self) -> NodeSet {
+        let ghosts = self.nodes.iter().filter(|node| self.peers[usize::from(node.0)].ghost_until.is_some());
+        self.view.members.union(ghosts.collect())
+    }
+
+    /// Whoever may own something.
+    pub(super) fn counted(&self) -> NodeSet {
+        let unheard =
+            self.nodes.without(self.setup.me).iter().filter(|node| self.may_be_active_by_now(*node));
+        self.members_and_ghosts().union(unheard.collect())
     }
 
     /// R4: the peer may act as if I were not there, or may soon. Then everything that it could own is given up, not
@@ -139,7 +158,12 @@ impl Engine {
             // A node that woke late has old answers at first; it does nothing for D.
             MemberState::Joining => unclaimed,
             MemberState::Announce => unclaimed || unanswered,
-            MemberState::Active => unclaimed || unanswered || !life.best.view.contains(self.setup.me),
+            MemberState::Active => {
+                unclaimed
+                    || unanswered
+                    || !life.best.view.contains(self.setup.me)
+                    || !self.shares_a_generation(life)
+            }
         }
     }
 

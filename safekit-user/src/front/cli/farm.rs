@@ -64,7 +64,9 @@ fn explain_client(args: &ExplainArgs) -> Result<Exit, Error> {
             eprintln!("error: {error}\nnext: {next_step}");
             return Ok(Exit::Failed);
         }
-        Reply::Status { .. } => return Err(Error::Unexpected),
+        Reply::Status { .. } | Reply::Accepted { .. } | Reply::Preview { .. } => {
+            return Err(Error::Unexpected);
+        }
     };
     match args.output {
         Format::Json => {

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub mod adjust;
 pub mod config;
+pub mod doctor;
 pub mod farm;
 pub mod keygen;
+pub mod reload;
 pub mod status;
 pub mod wait;
 
@@ -29,8 +32,18 @@ pub enum Verb {
     Status(status::StatusArgs),
     /// Wait until a module has reached a state.
     Wait(wait::WaitArgs),
+    /// Give a node no new sessions, and wait until its last connection has ended.
+    Drain(adjust::DrainArgs),
+    /// Take a drain back.
+    Undrain(adjust::UndrainArgs),
+    /// Change a node's part of a module's traffic.
+    Weight(adjust::WeightArgs),
+    /// Restart the daemon with the program and configuration of today; live connections go on.
+    Reload(reload::ReloadArgs),
     /// Look into a farm: who owns what, and why.
     Farm(farm::FarmArgs),
+    /// Look at this node, and say what keeps the farm from working and what to type next.
+    Doctor(doctor::DoctorArgs),
     /// Check or show a configuration file.
     Config(config::ConfigArgs),
     /// Make a cluster key.

@@ -9,7 +9,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::{Asking, Format};
 use crate::front::control_client::{Client, Error};
 use crate::front::exit::Exit;
-use crate::types::snapshot::{FarmInfo, MemberState, NodeInfo, Verdict};
+use crate::types::snapshot::{DrainInfo, FarmInfo, GroupInfo, MemberState, NodeInfo, Verdict};
 use crate::types::{Command, Departure, Reply, Snapshot};
 
 #[derive(Args, Debug)]
@@ -85,6 +85,12 @@ fn exit_of(verdict: Verdict) -> Exit {
 pub fn table(snapshot: &Snapshot) -> String {
     let word = verdict_word(snapshot.verdict);
     let mut text = format!("{word}  {}\n\n", snapshot.summary);
+    for warning in &snapshot.warnings {
+        text += &format!("WARNING  {}\n  {}\n", warning.what, warning.remedy);
+    }
+    if !snapshot.warnings.is_empty() {
+        text += "\n";
+    }
     text += &nodes(snapshot);
     for farm in &snapshot.farms {
         text += "\n";
@@ -106,14 +112,18 @@ pub fn verdict_word(verdict: Verdict) -> &'static str {
 }
 
 fn nodes(snapshot: &Snapshot) -> String {
-    let mut table = plain_table(&["NODE", "STATE", "HEARD", "NOTE"]);
+    let mut table = plain_table(&["NODE", "STATE", "HEARD", "CONNECTIONS", "NOTE"]);
+    if let Some(column) = table.column_mut(3) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
     for node in &snapshot.nodes {
         let heard = match (node.this, node.heard_ms) {
             (true, _) => "this node".to_owned(),
             (false, Some(ms)) => format!("{} ago", span(Duration::from_millis(ms))),
             (false, None) => "never".to_owned(),
         };
-        table.add_row([node.name.clone(), state_word(node).to_owned(), heard, note(node)]);
+        let connections = node.connections.map_or_else(String::new, grouped);
+        table.add_row([node.name.clone(), state_word(node).to_owned(), heard, connections, note(node)]);
     }
     format!("{}\n", table.trim_fmt())
 }
@@ -134,6 +144,7 @@ fn note(node: &NodeInfo) -> String {
         return "runs with another configuration".to_owned();
     }
     match node.departed {
+        _ if node.member && node.drained => drain_note(node),
         _ if node.member => String::new(),
         Some(Departure::Silence) => "silent: dead or cut off".to_owned(),
         Some(Departure::Obituary) => "its daemon died".to_owned(),
@@ -145,6 +156,26 @@ fn note(node: &NodeInfo) -> String {
     }
 }
 
+fn drain_note(node: &NodeInfo) -> String {
+    match node.drain {
+        Some(DrainInfo { left: 0, of }) => {
+            format!("drained: 0 of {} connections left; it can be stopped", grouped(of))
+        }
+        Some(DrainInfo { left, of }) => {
+            format!("drained: {} of {} connections left", grouped(left), grouped(of))
+        }
+        None => "drained: counting its connections".to_owned(),
+    }
+}
+
+/// `3,118`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev();
+    let groups: Vec<_> = groups.map(String::from_utf8_lossy).collect();
+    groups.join(",")
+}
+
 fn farm_text(farm: &FarmInfo, nodes: &[NodeInfo]) -> String {
     let mut text = format!("FARM {}, delivery {}\n", farm.module, farm.delivery);
     for vip in &farm.virtual_ips {
@@ -153,31 +184,8 @@ fn farm_text(farm: &FarmInfo, nodes: &[NodeInfo]) -> String {
             vip.address, vip.interface, vip.mac, vip.xdp_mode, vip.xdp_reason
         );
     }
-    for rule in &farm.rules {
-        text += &format!("  rule {} {}, balance {}\n", rule.protocol, rule.port, rule.balance);
-    }
     for group in &farm.groups {
-        let mut table = plain_table(&["  NODE", "SHARE", "BUCKETS", ""]);
-        for index in 1..=2 {
-            if let Some(column) = table.column_mut(index) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-        for (node, buckets) in nodes.iter().zip(&group.shares) {
-            let share = f64::from(*buckets) / f64::from(group.buckets.max(1));
-            let bar = "█".repeat((share * 30.0).round() as usize);
-            table.add_row([
-                format!("  {}", node.name),
-                format!("{:.1} %", share * 100.0),
-                buckets.to_string(),
-                bar,
-            ]);
-        }
-        text += &format!("{}\n", table.trim_fmt());
-        text += &format!(
-            "  in transition: {} buckets, {} connections of this node live in buckets of others\n",
-            group.transitional, group.held_connections
-        );
+        text += &group_text(farm, group, nodes);
     }
     let counted = farm.counters.iter().filter(|counter| counter.packets > 0);
     let counted: Vec<String> =
@@ -185,6 +193,45 @@ fn farm_text(farm: &FarmInfo, nodes: &[NodeInfo]) -> String {
     if !counted.is_empty() {
         text += &format!("  packets: {}\n", counted.join(", "));
     }
+    text
+}
+
+/// The rules that share in one way, and how their buckets are shared out.
+fn group_text(farm: &FarmInfo, group: &GroupInfo, nodes: &[NodeInfo]) -> String {
+    let rules = farm.rules.iter().filter(|rule| rule.group == group.group);
+    let mut text: String = rules
+        .map(|rule| {
+            let evidence = if rule.evidence == "flows" { ", evidence flows" } else { "" };
+            format!("  rule {} {}, balance {}{evidence}\n", rule.protocol, rule.port, rule.balance)
+        })
+        .collect();
+    if text.is_empty() {
+        text += "  ARP, neighbour discovery and echo\n";
+    }
+    let weights = if group.share == "cascade" { "IN LINE" } else { "WEIGHT" };
+    let mut table = plain_table(&["  NODE", weights, "SHARE", "BUCKETS", ""]);
+    for index in 1..=3 {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for ((node, buckets), weight) in nodes.iter().zip(&group.shares).zip(&group.weights) {
+        let share = f64::from(*buckets) / f64::from(group.buckets.max(1));
+        let bar = "█".repeat((share * 30.0).round() as usize);
+        table.add_row([
+            format!("  {}", node.name),
+            weight.to_string(),
+            format!("{:.1} %", share * 100.0),
+            buckets.to_string(),
+            bar,
+        ]);
+    }
+    text += &format!("{}\n", table.trim_fmt());
+    text += &format!(
+        "  in transition: {} buckets, {} connections of this node live in buckets of others\n",
+        group.transitional,
+        grouped(group.held_connections)
+    );
     text
 }
 
