@@ -4,6 +4,7 @@
 mod attach;
 mod guard;
 mod mutation;
+mod notes;
 mod oracle;
 mod sockets;
 mod table;

@@ -91,6 +91,10 @@ fn a_live_connection_keeps_its_packets_and_no_other_does() -> Result<()> {
             &v4().tcp(PORT, PORT_CONNECTION, SYN | ACK).build(),
             Reason::Kept,
         )?;
+        let ours = || safekit_tests::packets::ethernet([2; 6]).ipv4(VIP, CLIENT);
+        let error = |port| v4().icmp_error(3, 4, &ours().tcp(PORT_CONNECTION, port, ACK).quoted()).build();
+        both.check("an error about it", &error(PORT), Reason::IcmpError)?;
+        both.check("an error about another", &error(PORT + 1), Reason::NoSocket)?;
         both.check(
             "another port of that client",
             &v4().tcp(PORT + 1, PORT_CONNECTION, ACK).build(),
@@ -143,6 +147,9 @@ fn ipv6_connections_are_found_too() -> Result<()> {
         server.write_all(b"hello")?;
         both.host_sees(CLIENT6, Evidence::Connection);
         both.check("established", &ack, Reason::Kept)?;
+        let ours = safekit_tests::packets::ethernet([2; 6]).ipv6(VIP6, CLIENT6);
+        let error = v6().icmpv6_error(2, 0, &ours.tcp(PORT_CONNECTION, PORT, ACK).quoted()).build();
+        both.check("an error about it", &error, Reason::IcmpError)?;
         let extended = v6().hop_by_hop(0).destination_options(1).tcp(PORT, PORT_CONNECTION, ACK).build();
         both.check("behind extension headers", &extended, Reason::Kept)
     })

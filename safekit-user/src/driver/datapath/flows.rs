@@ -203,6 +203,10 @@ impl FlowNotes {
         })
         .map_err(|source| Error::Map { map: abi::MAP_FLOWS, source })?;
         walk(&self.newcomers, abi::NEWCOMERS_MAX, |key, record| {
+            // A newcomer that became a flow stays among them until it is pushed out.
+            if self.flows.get(&KeyValue(*key), 0).is_ok() {
+                return;
+            }
             count(key, record, flows::limit_of_newcomer(key, &self.limits));
         })
         .map_err(|source| Error::Map { map: abi::MAP_NEWCOMERS, source })

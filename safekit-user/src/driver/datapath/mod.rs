@@ -212,10 +212,7 @@ impl Datapath {
         }
         let mut datapath = Self::load_detached(plan, &interfaces, pin_dir)?;
         match datapath.start(&interfaces, choice, inherited) {
-            Ok(()) => {
-                datapath.begin_watch()?;
-                Ok(datapath)
-            }
+            Ok(()) => Ok(datapath),
             Err(error) => {
                 // Half a filter must not outlive us; what went wrong first is what the operator should read.
                 if let Err(second) = datapath.detach() {
@@ -243,6 +240,7 @@ impl Datapath {
         if let Some(directory) = pin_dir {
             pins::publish_maps(directory)?;
         }
+        self.begin_watch()?;
         inherited.detach_rest()
     }
 
