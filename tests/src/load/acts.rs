@@ -83,7 +83,7 @@ impl Stage<'_> {
     }
 
     fn drain(&mut self, node: NodeId) -> anyhow::Result<()> {
-        ["drain", "undrain"].iter().try_for_each(|verb| self.verbs.demand(verb))?;
+        self.verbs.demand_changes(&self.farm)?;
         let name = node_name(node);
         self.act(format!("safekit drain {name}"));
         let words = ["drain", &name, "--timeout", "30s"];
@@ -91,8 +91,8 @@ impl Stage<'_> {
         let others = self.others(node);
         let settled = self.settle(&others);
         if let Some(status) = command.try_wait()?.filter(|status| !status.success()) {
-            let said = verbs::finished(command, &words).err();
-            bail!("safekit drain ended at once ({status}): {said:?}");
+            let said = verbs::finished(command, &words).unwrap_or_else(|error| error.to_string());
+            bail!("safekit drain ended at once ({status}): {said}");
         }
         settled?;
         let drained = clock::now();
@@ -207,7 +207,7 @@ impl Stage<'_> {
     }
 
     fn weights(&mut self) -> anyhow::Result<()> {
-        self.verbs.demand("weight")?;
+        self.verbs.demand_changes(&self.farm)?;
         for weight in [3, 0, 1] {
             self.weigh(VICTIM, weight)?;
             let (nodes, victim) = (usize::from(self.options.nodes), usize::from(VICTIM.0));

@@ -75,6 +75,8 @@ pub(super) struct Stage<'a> {
     pub tap: Arc<Tap>,
     pub farm: Farm,
     pub verbs: Verbs,
+    /// Drains and weights at run time.
+    pub changes_are_taken: bool,
     pub options: &'a Options,
     pub interrupt: &'a Interrupt,
     pub fates: Vec<Fate>,
@@ -118,13 +120,15 @@ impl<'a> Stage<'a> {
         };
         let client = Client::start(namespace, load, Arc::clone(&tap))?;
         let probe = Probe::start(namespace, probe_address(options.family), target)?;
+        let verbs = Verbs::of(&programs.safekit)?;
         let now = clock::now();
         let mut stage = Self {
             probe,
             client,
             tap,
+            changes_are_taken: verbs.demand_changes(&farm).is_ok(),
+            verbs,
             farm,
-            verbs: Verbs::of(&programs.safekit)?,
             options,
             interrupt,
             fates: Vec::new(),
