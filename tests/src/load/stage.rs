@@ -17,6 +17,7 @@ use safekit::front::demo::topology::{
 use safekit::types::{Instant, NodeId};
 
 use super::client::{Client, Load};
+use super::ledger::Ledger;
 use super::options::{Options, Scenario};
 use super::probe::Probe;
 use super::server::{DATAGRAM_PORT, DOWNLOAD_PORT, ECHO_PORT};
@@ -239,7 +240,10 @@ impl<'a> Stage<'a> {
         self.pause(Duration::from_secs(1))?;
         let usual = (self.options.rate as usize / 10).max(5);
         let deadline = clock::now() + LAST_WORDS;
-        while self.client.ledger().in_flight > usual && clock::now() < deadline {
+        // What broke last is opened again, too.
+        let is_busy =
+            |ledger: &Ledger| ledger.in_flight > usual || ledger.held().count() < self.options.connections;
+        while is_busy(&self.client.ledger()) && clock::now() < deadline {
             self.pause(POLL)?;
         }
         Ok(())
