@@ -91,6 +91,12 @@ fn a_download_over_a_small_mtu_completes() -> anyhow::Result<()> {
 }
 
 #[test]
+fn large_datagrams_pass_in_fragments() -> anyhow::Result<()> {
+    let Some(_lab) = lab::enter() else { return Ok(()) };
+    kept(&small(Scenario::Fragments)).map(drop)
+}
+
+#[test]
 fn each_echo_request_has_one_answer() -> anyhow::Result<()> {
     let Some(_lab) = lab::enter() else { return Ok(()) };
     kept(&small(Scenario::Ping)).map(drop)
