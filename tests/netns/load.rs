@@ -72,14 +72,15 @@ fn daemons_restart_one_after_the_other_unnoticed() -> anyhow::Result<()> {
     kept(&small(Scenario::RestartDaemon)).map(drop)
 }
 
-/// Wrong behaviour that is known, and bounded: two halves that hear nothing of each other, and clients that reach both.
-/// Both answer a SYN, the client resets it; no connection ever gets bytes of two nodes, and the heal ends it.
+/// The networks lose the heartbeats of two halves, and clients reach both: heartbeats then take the clients' own path.
+/// Without it both halves would answer each SYN for as long as it lasts, which is most of the run.
 #[test]
 fn a_partition_serves_no_connection_twice() -> anyhow::Result<()> {
     let Some(_lab) = lab::enter() else { return Ok(()) };
     let report = kept(&small(Scenario::Partition))?;
     let figures = figures(&report);
-    assert!(figures.double_accepts > 0, "no partition: nothing was tested");
+    let doubles = figures.double_accepts as u64;
+    assert!(doubles < figures.probes_sent / 20, "{doubles} of {} SYNs", figures.probes_sent);
     assert_eq!(figures.served_by_two, 0);
     Ok(())
 }
@@ -88,6 +89,12 @@ fn a_partition_serves_no_connection_twice() -> anyhow::Result<()> {
 fn a_download_over_a_small_mtu_completes() -> anyhow::Result<()> {
     let Some(_lab) = lab::enter() else { return Ok(()) };
     kept(&small(Scenario::Pmtu)).map(drop)
+}
+
+#[test]
+fn large_datagrams_pass_in_fragments() -> anyhow::Result<()> {
+    let Some(_lab) = lab::enter() else { return Ok(()) };
+    kept(&small(Scenario::Fragments)).map(drop)
 }
 
 #[test]

@@ -8,6 +8,7 @@ use safekit::driver::clock;
 use safekit::front::demo::topology::node_name;
 use safekit::types::NodeId;
 
+use super::ledger::Held;
 use super::options::Scenario;
 use super::stage::{SETTLE_TIMEOUT, Stage, What};
 use super::{cut, paths, verbs};
@@ -25,6 +26,9 @@ const PARTITION: Duration = Duration::from_secs(6);
 const AFTER_TRANSITION: Duration = Duration::from_secs(4);
 /// The client's retransmissions back off: 0.2, 0.6, 1.4, 3.0, 6.2 seconds after its first packet.
 const RESETS_TIMEOUT: Duration = Duration::from_secs(15);
+/// Where a node returns at once, some get no reset: their buckets stay in transition for as long as a live connection
+/// of another node is in the same sixteen. Their clients give up, after twenty seconds here.
+const TIMEOUTS: Duration = Duration::from_secs(30);
 
 impl Stage<'_> {
     pub(super) fn play(&mut self) -> anyhow::Result<()> {
@@ -39,8 +43,8 @@ impl Stage<'_> {
             Scenario::Partition => self.partition()?,
             Scenario::RestartDaemon => self.restart_daemons()?,
             Scenario::Weights => self.weights()?,
-            Scenario::Churn => self.churn()?,
-            Scenario::Soak => self.soak()?,
+            Scenario::Churn => self.churn().and_then(|()| self.bury_the_dead(TIMEOUTS))?,
+            Scenario::Soak => self.soak().and_then(|()| self.bury_the_dead(TIMEOUTS))?,
             Scenario::Steady => self.steady()?,
             Scenario::Synflood => paths::flood(self)?,
             Scenario::Pmtu | Scenario::Fragments | Scenario::Ping => {
@@ -83,7 +87,7 @@ impl Stage<'_> {
     }
 
     fn drain(&mut self, node: NodeId) -> anyhow::Result<()> {
-        ["drain", "undrain"].iter().try_for_each(|verb| self.verbs.demand(verb))?;
+        self.verbs.demand_changes(&self.farm)?;
         let name = node_name(node);
         self.act(format!("safekit drain {name}"));
         let words = ["drain", &name, "--timeout", "30s"];
@@ -91,8 +95,8 @@ impl Stage<'_> {
         let others = self.others(node);
         let settled = self.settle(&others);
         if let Some(status) = command.try_wait()?.filter(|status| !status.success()) {
-            let said = verbs::finished(command, &words).err();
-            bail!("safekit drain ended at once ({status}): {said:?}");
+            let said = verbs::finished(command, &words).unwrap_or_else(|error| error.to_string());
+            bail!("safekit drain ended at once ({status}): {said}");
         }
         settled?;
         let drained = clock::now();
@@ -124,11 +128,21 @@ impl Stage<'_> {
         self.settle(&others)?;
         self.notes.push(("converged_ms".to_owned(), clock::now().since(died).as_secs_f64() * 1e3));
         self.pause((died + AFTER_TRANSITION).since(clock::now()))?;
+        self.bury_the_dead(RESETS_TIMEOUT)
+    }
+
+    /// Waits until no connection is left whose node lost its power: each is asked for a sign of life.
+    fn bury_the_dead(&mut self, within: Duration) -> anyhow::Result<()> {
+        let dead: Vec<_> = self.fates.iter().filter(|fate| fate.what == What::Died).copied().collect();
+        if dead.is_empty() {
+            return Ok(());
+        }
         self.client.ask_for_signs_of_life();
-        self.wait("each connection of the dead node has ended", RESETS_TIMEOUT, |stage| {
+        self.wait("each connection of a dead node has ended", within, |stage| {
             let ledger = stage.client.ledger();
-            let of_the_dead = ledger.held().filter(|held| held.node == node && held.opened < died);
-            Ok(of_the_dead.count() == 0)
+            let is_dead =
+                |held: &Held| dead.iter().any(|fate| fate.node == held.node && held.opened <= fate.from);
+            Ok(!ledger.held().any(is_dead))
         })
     }
 
@@ -207,7 +221,7 @@ impl Stage<'_> {
     }
 
     fn weights(&mut self) -> anyhow::Result<()> {
-        self.verbs.demand("weight")?;
+        self.verbs.demand_changes(&self.farm)?;
         for weight in [3, 0, 1] {
             self.weigh(VICTIM, weight)?;
             let (nodes, victim) = (usize::from(self.options.nodes), usize::from(VICTIM.0));

@@ -103,14 +103,16 @@ impl Stage<'_> {
         random.choice(all).unwrap_or((NodeId(0), Change::Start))
     }
 
-    /// Whether this binary has what the change needs.
+    /// Whether this safekit does what the change needs; the report says it when not.
     fn can(&self, change: Change) -> bool {
         match change {
-            Change::Drain | Change::Undrain => self.verbs.has("drain") && self.verbs.has("undrain"),
-            Change::Weight(_) => self.verbs.has("weight"),
-            // A parent that knows SIGHUP came with the verbs.
-            Change::Restart => self.verbs.has("drain"),
-            Change::Leave | Change::Start | Change::PowerOff | Change::PowerOn | Change::Crash => true,
+            Change::Drain | Change::Undrain | Change::Weight(_) => self.changes_are_taken,
+            Change::Leave
+            | Change::Start
+            | Change::PowerOff
+            | Change::PowerOn
+            | Change::Crash
+            | Change::Restart => true,
         }
     }
 

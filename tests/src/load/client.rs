@@ -224,7 +224,7 @@ async fn ask_once(shared: &Shared) {
     let started = clock::now();
     let Some((mut connection, opened)) = shared.open(Kind::Fresh, started).await else { return };
     let (node, asked) = (connection.node, clock::now());
-    let by_fin = shared.next_key() % 2 == 0;
+    let by_fin = shared.next_key().is_multiple_of(2);
     let mut outcome = connection.echo(FRESH_QUESTION_BYTES).await;
     let answered = clock::now();
     if outcome.is_ok() && by_fin {

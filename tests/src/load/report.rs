@@ -332,6 +332,10 @@ fn figures(stage: &Stage<'_>) -> Figures {
 
 fn caveats(stage: &Stage<'_>, figures: &Figures) -> Vec<String> {
     let mut found = Vec::new();
+    let is_random = matches!(stage.options.scenario, Scenario::Churn | Scenario::Soak);
+    if is_random && !stage.changes_are_taken {
+        found.push("this safekit takes no drains and weights: they were left out".to_owned());
+    }
     let missed = stage.tap.missed();
     if missed > 0 {
         found.push(format!(

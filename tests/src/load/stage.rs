@@ -17,6 +17,7 @@ use safekit::front::demo::topology::{
 use safekit::types::{Instant, NodeId};
 
 use super::client::{Client, Load};
+use super::ledger::Ledger;
 use super::options::{Options, Scenario};
 use super::probe::Probe;
 use super::server::{DATAGRAM_PORT, DOWNLOAD_PORT, ECHO_PORT};
@@ -75,6 +76,8 @@ pub(super) struct Stage<'a> {
     pub tap: Arc<Tap>,
     pub farm: Farm,
     pub verbs: Verbs,
+    /// Drains and weights at run time.
+    pub changes_are_taken: bool,
     pub options: &'a Options,
     pub interrupt: &'a Interrupt,
     pub fates: Vec<Fate>,
@@ -118,13 +121,15 @@ impl<'a> Stage<'a> {
         };
         let client = Client::start(namespace, load, Arc::clone(&tap))?;
         let probe = Probe::start(namespace, probe_address(options.family), target)?;
+        let verbs = Verbs::of(&programs.safekit)?;
         let now = clock::now();
         let mut stage = Self {
             probe,
             client,
             tap,
+            changes_are_taken: verbs.demand_changes(&farm).is_ok(),
+            verbs,
             farm,
-            verbs: Verbs::of(&programs.safekit)?,
             options,
             interrupt,
             fates: Vec::new(),
@@ -235,7 +240,10 @@ impl<'a> Stage<'a> {
         self.pause(Duration::from_secs(1))?;
         let usual = (self.options.rate as usize / 10).max(5);
         let deadline = clock::now() + LAST_WORDS;
-        while self.client.ledger().in_flight > usual && clock::now() < deadline {
+        // What broke last is opened again, too.
+        let is_busy =
+            |ledger: &Ledger| ledger.in_flight > usual || ledger.held().count() < self.options.connections;
+        while is_busy(&self.client.ledger()) && clock::now() < deadline {
             self.pause(POLL)?;
         }
         Ok(())

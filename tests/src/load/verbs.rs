@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, bail};
 use safekit::front::demo::farm::Farm;
+use safekit::front::demo::topology::node_name;
 use safekit::types::NodeId;
 
 pub(super) struct Verbs {
@@ -24,12 +25,15 @@ impl Verbs {
         self.help.lines().any(|line| line.split_whitespace().next() == Some(verb) && line.starts_with("  "))
     }
 
-    /// An error that says plainly what is missing.
-    pub(super) fn demand(&self, verb: &str) -> anyhow::Result<()> {
-        if !self.has(verb) {
-            bail!("this {} has no verb `{verb}`; the scenario needs it", self.safekit.display());
+    /// An error that says plainly what is missing: the verb, or a daemon that answers it.
+    pub(super) fn demand_changes(&self, farm: &Farm) -> anyhow::Result<()> {
+        for verb in ["drain", "undrain", "weight"] {
+            if !self.has(verb) {
+                bail!("this {} has no verb `{verb}`", self.safekit.display());
+            }
         }
-        Ok(())
+        let asked = NodeId(0);
+        self.run(farm, asked, &["drain", &node_name(asked), "--dry-run"]).map(drop)
     }
 
     /// Starts a command that asks the daemon of `asked`.
