@@ -10,6 +10,8 @@
 //! TABLES   group * 2 + slot        65,536 buckets of two bits: [u64; 2048]
 //! LEASE    0        -> Lease       until when this node may accept
 //! COUNTERS scope    -> [u64; 32]   per CPU, by Reason; scope 0 = no VIP, then VIPs, then rules
+//! PROBES   virtual IP -> [u32; 128] the newest round of each sender (see `probe.rs`)
+//! AUDIT    group    -> AuditRow    per CPU, opening packets by cell; only ever counts up
 //! ```
 
 /// Changes with every change of a shape in this file or of what a counter means.
@@ -29,6 +31,8 @@ pub const MAP_ACTIVE: &str = "ACTIVE";
 pub const MAP_TABLES: &str = "TABLES";
 pub const MAP_LEASE: &str = "LEASE";
 pub const MAP_COUNTERS: &str = "COUNTERS";
+pub const MAP_PROBES: &str = "PROBES";
+pub const MAP_AUDIT: &str = "AUDIT";
 /// Only for benchmarks: the program that [`PROGRAM_FLOWS`] calls.
 pub const MAP_NEXT: &str = "NEXT";
 
@@ -37,6 +41,7 @@ pub const GLOBAL_HASH_KEY: &str = "HASH_KEY";
 pub const GLOBAL_VIP_SEED: &str = "VIP_SEED";
 pub const GLOBAL_RULE_SEED: &str = "RULE_SEED";
 pub const GLOBAL_CLOCK: &str = "CLOCK";
+pub const GLOBAL_CLUSTER: &str = "CLUSTER";
 
 pub const BUCKETS: usize = 65_536;
 pub const BUCKETS_PER_WORD: usize = 32;
@@ -54,6 +59,25 @@ pub const REASON_SLOTS: usize = 32;
 /// One group's table: two bits a bucket, see [`BucketState`](crate::verdict::BucketState).
 pub type Table = [u64; TABLE_WORDS];
 pub type CounterRow = [u64; REASON_SLOTS];
+
+/// Virtual IPs that can be probed, by their place in the configuration.
+pub const PROBE_VIPS: usize = 256;
+pub const PROBE_SENDERS: usize = 128;
+/// The newest round of each sender of probes to one virtual IP; zero: none.
+pub type ProbeRow = [u32; PROBE_SENDERS];
+
+/// Half of a group's cells: the buckets whose upper ten bits are one number, then those whose lower ten bits are.
+pub const AUDIT_HALF: usize = 1024;
+pub const AUDIT_CELLS: usize = 2 * AUDIT_HALF;
+
+/// The two cells of a bucket. Together they tell it from every other.
+#[inline(always)]
+pub const fn audit_cells(bucket: u16) -> [usize; 2] {
+    [(bucket >> 6) as usize & (AUDIT_HALF - 1), AUDIT_HALF + (bucket as usize & (AUDIT_HALF - 1))]
+}
+
+/// Opening packets that this node has seen and passed: by cell, wrapping.
+pub type AuditRow = [[u32; 2]; AUDIT_CELLS];
 
 /// An address as two words, most significant first. IPv4 is mapped (`::ffff:a.b.c.d`), as in RFC 4291 2.5.5.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

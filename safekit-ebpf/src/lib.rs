@@ -15,4 +15,5 @@ pub mod abi;
 pub mod answer;
 pub mod flow;
 pub mod packet;
+pub mod probe;
 pub mod verdict;

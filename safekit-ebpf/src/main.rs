@@ -14,6 +14,7 @@ use aya_ebpf::programs::XdpContext;
 use safekit_ebpf::abi::{Address, Rule, RuleKey, Vip};
 use safekit_ebpf::flow::{Bucket, HashKey};
 use safekit_ebpf::packet::{Frame, FrameMut, Ip, OFFSET_MAX, Plain, Tcp, Version};
+use safekit_ebpf::probe::Probe;
 use safekit_ebpf::verdict::{BucketState, Evidence, Verdict, World, apply, decide};
 
 #[xdp]
@@ -158,6 +159,16 @@ impl World for Kernel<'_> {
             // SAFETY: the helper only returns a number.
             unsafe { bpf_jiffies64() < lease.jiffies }
         }
+    }
+
+    #[inline(always)]
+    fn hear(&self, probe: &Probe) -> bool {
+        maps::hear(probe)
+    }
+
+    #[inline(always)]
+    fn audit(&self, group: u16, bucket: Bucket, passed: bool) {
+        maps::audit(group, bucket, passed);
     }
 
     #[inline(always)]

@@ -15,6 +15,7 @@ use crate::flow::{self, Bucket, HashKey};
 use crate::packet::{
     self, Arp, Frame, FrameMut, Ip, Neighbour, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Tcp, Transport,
 };
+use crate::probe::{self, Probe};
 
 /// What happens to a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +101,10 @@ reasons! {
     NdpAnswered = "ndp_answered",
     /// Dropped: somebody else advertises the virtual IP.
     NdpClaim = "ndp_claim",
+    /// Dropped: a probe of this cluster; it has done its work.
+    Probe = "probe",
+    /// Dropped: a probe of another cluster.
+    ProbeForeign = "probe_foreign",
     /// Dropped: asks whether the virtual IP is free to take; the question has no room for an answer.
     NdpProbe = "ndp_probe",
 }
@@ -163,6 +168,14 @@ pub trait World {
     fn bucket(&self, group: u16, bucket: Bucket) -> BucketState;
     fn lease_holds(&self) -> bool;
     fn evidence(&self, ip: &Ip, tcp: &Tcp) -> Evidence;
+
+    /// Notes that a probe has arrived; false when it is another cluster's.
+    fn hear(&self, _probe: &Probe) -> bool {
+        false
+    }
+
+    /// Counts a packet that is decided on its own: it opens a connection, or belongs to none.
+    fn audit(&self, _group: u16, _bucket: Bucket, _passed: bool) {}
 }
 
 #[inline(always)]
@@ -180,7 +193,7 @@ pub fn decide(frame: &impl Frame, world: &impl World) -> Decision {
             }
         }
         Packet::Arp(arp) => decide_arp(&arp, world),
-        Packet::Other => outside(Verdict::NotFarm, Reason::NotIp),
+        Packet::Other => probe::decide(frame, world),
         Packet::Malformed => outside(Verdict::Drop, Reason::Malformed),
     }
 }
@@ -213,8 +226,11 @@ fn decide_ip(frame: &impl Frame, ip: &Ip, vip: &Vip, world: &impl World) -> Deci
             let Some(rule) = world.rule(RuleKey::new(vip.index, PROTOCOL_TCP, tcp.destination)) else {
                 return of_vip((Verdict::Drop, Reason::NoRule));
             };
-            let state = state_of(world, &rule, ip.source, tcp.source);
-            let (passes, reason) = tcp_verdict(state, ip, &tcp, world);
+            let bucket = flow::bucket(world.hash_key(), rule.balance, ip.source, tcp.source);
+            let (passes, reason) = tcp_verdict(world.bucket(rule.group, bucket), ip, &tcp, world);
+            if tcp.opening {
+                world.audit(rule.group, bucket, passes);
+            }
             Decision {
                 verdict: if passes { ours } else { Verdict::Drop },
                 reason,
@@ -225,7 +241,9 @@ fn decide_ip(frame: &impl Frame, ip: &Ip, vip: &Vip, world: &impl World) -> Deci
             let Some(rule) = world.rule(RuleKey::new(vip.index, PROTOCOL_UDP, destination)) else {
                 return of_vip((Verdict::Drop, Reason::NoRule));
             };
-            let (passes, reason) = single_verdict(state_of(world, &rule, ip.source, source), world);
+            let bucket = flow::bucket(world.hash_key(), rule.balance, ip.source, source);
+            let (passes, reason) = single_verdict(world.bucket(rule.group, bucket), world);
+            world.audit(rule.group, bucket, passes);
             Decision {
                 verdict: if passes { ours } else { Verdict::Drop },
                 reason,
@@ -243,11 +261,6 @@ fn decide_ip(frame: &impl Frame, ip: &Ip, vip: &Vip, world: &impl World) -> Deci
         Transport::Other => of_vip((Verdict::Drop, Reason::Protocol)),
         Transport::Malformed => of_vip((Verdict::Drop, Reason::Malformed)),
     }
-}
-
-#[inline(always)]
-fn state_of(world: &impl World, rule: &Rule, client: Address, port: u16) -> BucketState {
-    world.bucket(rule.group, flow::bucket(world.hash_key(), rule.balance, client, port))
 }
 
 /// TCP: connections can be told apart, so a bucket can move under them.

@@ -4,5 +4,6 @@ mod commands;
 mod demo;
 mod doctor;
 mod members;
+mod probe;
 mod reload;
 mod wires;

@@ -13,6 +13,7 @@ use super::census::{self, Places};
 use super::datapath::{self, Datapath, ModeChoice, Plan, PlannedVip};
 use super::heartbeat::{Port, Sockets};
 use super::inbox::{self, Inbox, Request};
+use super::notes::Noter;
 use super::report::Reporter;
 use super::runtime::{self, Runtime};
 use super::vip::{self, VirtualIps, Wanted};
@@ -111,6 +112,8 @@ impl Life {
         let engine = Engine::new(self.setup(), now);
         let (snapshots, receiver) = watch::channel(Arc::new(reporter.snapshot(&engine, &datapath, now)));
         let announcer = Announcer::open().map_err(io("open a packet socket"))?;
+        let noter =
+            Noter::open(&self.config, self.me, plan).map_err(io("open a packet socket for probes"))?;
         let name = &self.config.cluster.name;
         let sealer = Sealer::new(&self.key, name, self.me, self.boot);
         let opener = Opener::new(&self.key, name, self.config.cluster.nodes.len());
@@ -134,6 +137,7 @@ impl Life {
                     census,
                     reporter,
                     reach: Reach::new(nodes),
+                    noter,
                     on_virtual_ip,
                     snapshots,
                     handing_over: false,

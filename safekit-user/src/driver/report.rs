@@ -9,6 +9,7 @@ use safekit_ebpf::verdict::Reason;
 
 use crate::config::{Balance, Config, Farm, Share};
 use crate::driver::census::BucketOf;
+use crate::driver::notes::Findings;
 use crate::engine::farm::{Engine, PeerStatus, Table};
 use crate::engine::health::{Facts, judge};
 use crate::types::command::Explanation;
@@ -43,6 +44,7 @@ pub struct Reporter {
     lateness: Lateness,
     counters: Vec<Counter>,
     counted: Option<Instant>,
+    findings: Findings,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -86,7 +88,12 @@ impl Reporter {
             lateness: Lateness::default(),
             counters: Vec::new(),
             counted: None,
+            findings: Findings::default(),
         }
+    }
+
+    pub fn note_findings(&mut self, findings: &Findings) {
+        self.findings.clone_from(findings);
     }
 
     pub fn note_realtime(&mut self, priority: bool) {
@@ -160,7 +167,8 @@ impl Reporter {
             farms: self.farms(engine),
             generation: 0,
             changing: false,
-            warnings: Vec::new(),
+            warnings: self.findings.warnings.clone(),
+            undelivered: self.findings.undelivered.clone(),
             events: self.events.iter().cloned().collect(),
         }
     }

@@ -23,6 +23,7 @@ use super::clock;
 use super::datapath::{self, Datapath};
 use super::heartbeat::{DATAGRAM_BYTES_MAX, Sockets};
 use super::inbox::{Request, Requests};
+use super::notes::Noter;
 use super::report::Reporter;
 use crate::engine::farm::{Engine, Input, Output};
 use crate::engine::reach::{Admission, Reach};
@@ -58,6 +59,7 @@ pub struct Runtime {
     pub census: SyncSender<Census>,
     pub reporter: Reporter,
     pub reach: Reach,
+    pub noter: Noter,
     /// By heartbeat network: it is the virtual IPs' own.
     pub on_virtual_ip: Vec<bool>,
     pub snapshots: watch::Sender<Arc<Snapshot>>,
@@ -97,6 +99,7 @@ impl Runtime {
                 self.reporter.note_lateness(now, now.since(deadline));
                 self.engine.handle(Input::Timer, now);
             }
+            self.noter.turn(&mut self.engine, &self.datapath, now)?;
             match self.carry_out(&mut sealed, now, &mut dirty)? {
                 Turn::GoOn => {}
                 Turn::Left => break,
@@ -215,6 +218,7 @@ impl Runtime {
     }
 
     fn publish(&mut self, now: Instant) {
+        self.reporter.note_findings(self.noter.findings());
         let snapshot = self.reporter.snapshot(&self.engine, &self.datapath, now);
         self.snapshots.send_replace(Arc::new(snapshot));
     }

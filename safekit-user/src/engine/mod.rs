@@ -7,4 +7,5 @@ pub mod doctor;
 pub mod farm;
 pub mod groups;
 pub mod health;
+pub mod probe;
 pub mod reach;

@@ -12,6 +12,7 @@
 //! calls, so it can live on the real-time thread. [`Counters`] can be shared.
 
 mod attach;
+mod compare;
 mod counters;
 mod lease;
 mod object;
@@ -37,6 +38,7 @@ pub use plan::{Plan, PlanError, PlannedRule, PlannedVip, VirtualMac, bucket};
 pub use sys::{ensure_bpffs, interface_request};
 pub use trial::{Trial, driver, generic_because, index_and_mac, is_pinned, tcx_programs, try_loading};
 
+use compare::Compare;
 use object::{LeaseValue, Object};
 
 /// How the operator wants the filter attached.
@@ -146,6 +148,7 @@ pub struct Datapath {
     clock: LeaseClock,
     reading: lease::Reading,
     counters: Arc<Counters>,
+    compare: Compare,
     pin_dir: Option<PathBuf>,
 }
 
@@ -214,6 +217,7 @@ impl Datapath {
         let mut object = Object::load(plan, interfaces, clock, pin_dir)?;
         let reading = lease::Reading::take(object.program(abi::PROGRAM_CLOCK)?).map_err(Error::Clock)?;
         let counters = Arc::new(Counters::of(plan, object.counters_map()?));
+        let compare = Compare::of(&mut object)?;
         Ok(Self {
             object,
             active: vec![0; usize::from(plan.groups)],
@@ -221,6 +225,7 @@ impl Datapath {
             clock,
             reading,
             counters,
+            compare,
             pin_dir: pin_dir.map(Path::to_owned),
         })
     }
@@ -287,6 +292,16 @@ impl Datapath {
     /// The same counters, for another thread.
     pub fn shared_counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
+    }
+
+    /// The newest round of each sender of probes to the virtual IP at this place of the configuration.
+    pub fn probes(&self, vip: u16) -> Result<abi::ProbeRow, Error> {
+        self.compare.probes(vip)
+    }
+
+    /// Opening packets of a group so far, seen and passed by cell; wrapping.
+    pub fn audited(&self, group: GroupId) -> Result<Box<abi::AuditRow>, Error> {
+        self.compare.audited(group)
     }
 
     pub fn attached(&self) -> &[Attached] {

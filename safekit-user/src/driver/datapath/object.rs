@@ -78,7 +78,9 @@ impl Object {
             .override_global(abi::GLOBAL_HASH_KEY, &hash_key, true)
             .override_global(abi::GLOBAL_VIP_SEED, &vip_seed, true)
             .override_global(abi::GLOBAL_RULE_SEED, &rule_seed, true)
-            .override_global(abi::GLOBAL_CLOCK, &clock, true);
+            .override_global(abi::GLOBAL_CLOCK, &clock, true)
+            .override_global(abi::GLOBAL_CLUSTER, &plan.mark, true)
+            .map_max_entries(abi::MAP_AUDIT, u32::from(plan.groups).max(1));
         let mut ebpf = loader.load(OBJECT).map_err(Error::Load)?;
         for program in [abi::PROGRAM, abi::PROGRAM_CLOCK, abi::PROGRAM_EMPTY, abi::PROGRAM_FLOWS] {
             load_program(&mut ebpf, program)?;
@@ -97,6 +99,15 @@ impl Object {
     pub(super) fn counters_map(&mut self) -> Result<PerCpuArray<MapData, abi::CounterRow>, Error> {
         let map = take(&mut self.ebpf, abi::MAP_COUNTERS)?;
         PerCpuArray::try_from(map).map_err(|source| Error::Map { map: abi::MAP_COUNTERS, source })
+    }
+
+    pub(super) fn probes_map(&mut self) -> Result<Array<MapData, abi::ProbeRow>, Error> {
+        array(take(&mut self.ebpf, abi::MAP_PROBES)?, abi::MAP_PROBES)
+    }
+
+    pub(super) fn audit_map(&mut self) -> Result<PerCpuArray<MapData, abi::AuditRow>, Error> {
+        let map = take(&mut self.ebpf, abi::MAP_AUDIT)?;
+        PerCpuArray::try_from(map).map_err(|source| Error::Map { map: abi::MAP_AUDIT, source })
     }
 
     pub(super) fn program(&self, name: &'static str) -> Result<&Xdp, Error> {

@@ -19,6 +19,8 @@ pub struct Plan {
     /// How many groups the cluster has; tables of farms that this node is not in stay empty.
     pub groups: u16,
     pub hash_key: [u8; 16],
+    /// What probes of this cluster carry.
+    pub mark: u64,
     /// The cluster's lease: it decides which clock is exact enough.
     pub lease: Duration,
 }
@@ -83,7 +85,14 @@ impl Plan {
         within("ways of sharing", groups, GROUPS_MAX)?;
         within("virtual IPs", virtual_ips.len(), VIPS_MAX)?;
         within("rules (counted once for each virtual IP)", rules.len(), RULES_MAX)?;
-        Ok(Self { virtual_ips, rules, groups: groups as u16, hash_key, lease: config.cluster.timing.lease })
+        Ok(Self {
+            virtual_ips,
+            rules,
+            groups: groups as u16,
+            hash_key,
+            mark: mark_of(hash_key),
+            lease: config.cluster.timing.lease,
+        })
     }
 
     /// Each interface once, in the order of the plan.
@@ -119,6 +128,14 @@ fn refuse_later(rules: &[PlannedRule]) -> Result<(), PlanError> {
         }
     }
     Ok(())
+}
+
+/// Told from the key, and tells nothing about it: the hash key has to stay secret.
+fn mark_of(hash_key: [u8; 16]) -> u64 {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    context.update(b"safekit probe mark 1");
+    context.update(&hash_key);
+    u64::from_be_bytes(*context.finish().as_ref().first_chunk().expect("SHA-256 has 32 bytes"))
 }
 
 fn within(what: &'static str, count: usize, max: usize) -> Result<(), PlanError> {

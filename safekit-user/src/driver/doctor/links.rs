@@ -173,6 +173,8 @@ pub(super) async fn traffic_control(index: u32) -> io::Result<Vec<String>> {
                 .map(|id| format!("{place} {}", program_name(id))),
         );
     }
+    // The guard of this node's own daemon.
+    found.retain(|program| !program.contains("safekit"));
     found.sort();
     found.dedup();
     Ok(found)
