@@ -4,18 +4,26 @@
 //! whoever opens the pinned maps from outside. Native byte order throughout: the maps never leave the machine.
 //!
 //! ```text
-//! VIPS     address  -> Vip         direct slots: a key has one place, or it is absent (see `vip_slot`)
-//! RULES    RuleKey  -> Rule        the same
-//! ACTIVE   group    -> 0 | 1       which of the group's two tables counts
-//! TABLES   group * 2 + slot        65,536 buckets of two bits: [u64; 2048]
-//! LEASE    0        -> Lease       until when this node may accept
-//! COUNTERS scope    -> [u64; 32]   per CPU, by Reason; scope 0 = no VIP, then VIPs, then rules
-//! PROBES   virtual IP -> [u32; 128] the newest round of each sender (see `probe.rs`)
-//! AUDIT    group    -> AuditRow    per CPU, opening packets by cell; only ever counts up
+//! VIPS      address   -> Vip        direct slots: a key has one place, or it is absent (see `vip_slot`)
+//! PORTS     row, port -> u8         place of the rule among its virtual IP's, from 1; 0 = no rule
+//! RULES     place     -> Rule       each virtual IP's rules side by side
+//! ACTIVE    group     -> 0 | 1      which of the group's two tables counts
+//! TABLES    group * 2 + slot        65,536 buckets of two bits: [u64; 2048]
+//! LEASE     0         -> Lease      until when this node may accept
+//! COUNTERS  scope     -> [u64; 32]  per CPU, by Reason; scope 0 = no VIP, then VIPs, then rules
+//! FRAGMENTS FragmentKey -> ns       datagrams whose first fragment passed, until when (boot clock); LRU
+//!
+//! for rules with `evidence: flows` only (see `flows.rs`):
+//! FLOWS     FlowKey -> FlowRecord   flows that this node accepted, from their second packet on; LRU
+//! NEWCOMERS FlowKey -> FlowRecord   the same before it: what a flood fills, and nothing else; LRU
+//! AWAY      row * 64 + bucket / 1024   when each bucket was last another node's (boot clock, ns)
+//! SIGHTS    slot / 1024             when a UDP packet that hashes here was last left to another node
+//! PROBES    virtual IP -> [u32; 128]   the newest round of each sender (see `probe.rs`)
+//! AUDIT     group     -> AuditRow   per CPU, opening packets by cell; only ever counts up
 //! ```
 
 /// Changes with every change of a shape in this file or of what a counter means.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 pub const PROGRAM: &str = "safekit_farm";
 /// Reads both clocks in one go, so that the driver can state a lease in ticks.
@@ -26,11 +34,17 @@ pub const PROGRAM_EMPTY: &str = "safekit_empty";
 pub const PROGRAM_FLOWS: &str = "safekit_flows";
 
 pub const MAP_VIPS: &str = "VIPS";
+pub const MAP_PORTS: &str = "PORTS";
 pub const MAP_RULES: &str = "RULES";
 pub const MAP_ACTIVE: &str = "ACTIVE";
 pub const MAP_TABLES: &str = "TABLES";
 pub const MAP_LEASE: &str = "LEASE";
 pub const MAP_COUNTERS: &str = "COUNTERS";
+pub const MAP_FRAGMENTS: &str = "FRAGMENTS";
+pub const MAP_FLOWS: &str = "FLOWS";
+pub const MAP_NEWCOMERS: &str = "NEWCOMERS";
+pub const MAP_AWAY: &str = "AWAY";
+pub const MAP_SIGHTS: &str = "SIGHTS";
 pub const MAP_PROBES: &str = "PROBES";
 pub const MAP_AUDIT: &str = "AUDIT";
 /// Only for benchmarks: the program that [`PROGRAM_FLOWS`] calls.
@@ -39,8 +53,8 @@ pub const MAP_NEXT: &str = "NEXT";
 /// Constants of one loading, set before it; the verifier then knows them.
 pub const GLOBAL_HASH_KEY: &str = "HASH_KEY";
 pub const GLOBAL_VIP_SEED: &str = "VIP_SEED";
-pub const GLOBAL_RULE_SEED: &str = "RULE_SEED";
 pub const GLOBAL_CLOCK: &str = "CLOCK";
+pub const GLOBAL_LIMITS: &str = "LIMITS";
 pub const GLOBAL_CLUSTER: &str = "CLUSTER";
 
 pub const BUCKETS: usize = 65_536;
@@ -49,9 +63,20 @@ pub const TABLE_WORDS: usize = BUCKETS / BUCKETS_PER_WORD;
 pub const GROUPS_MAX: usize = 64;
 pub const VIPS_MAX: usize = 64;
 pub const RULES_MAX: usize = 256;
+/// A row of PORTS has one byte for the place, and 0 is taken.
+pub const RULES_OF_VIP_MAX: usize = 255;
 /// Slots are many more than keys, so that a seed without a collision is found after a few dozen tries.
 pub const VIP_SLOTS: usize = 1024;
-pub const RULE_SLOTS: usize = 8192;
+pub const PORTS: usize = 65_536;
+/// Datagrams under way in fragments, at the most.
+pub const FRAGMENTS_MAX: usize = 8192;
+pub const FLOWS_MAX: usize = 65_536;
+pub const NEWCOMERS_MAX: usize = 16_384;
+/// AWAY and SIGHTS come in pages, so that a plan without such rules has one page of each and not half a megabyte.
+pub const PAGE: usize = 1024;
+pub const AWAY_PAGES: usize = BUCKETS / PAGE;
+pub const SIGHT_PAGES: usize = 256;
+pub const SIGHTS: usize = PAGE * SIGHT_PAGES;
 pub const SCOPES: usize = 1 + VIPS_MAX + RULES_MAX;
 /// A power of two above the number of reasons: an index masked with it needs no other check.
 pub const REASON_SLOTS: usize = 32;
@@ -59,6 +84,10 @@ pub const REASON_SLOTS: usize = 32;
 /// One group's table: two bits a bucket, see [`BucketState`](crate::verdict::BucketState).
 pub type Table = [u64; TABLE_WORDS];
 pub type CounterRow = [u64; REASON_SLOTS];
+/// All ports of one virtual IP and protocol; virtual IPs with the same rules share a row.
+pub type PortRow = [u8; PORTS];
+pub type AwayPage = [u64; PAGE];
+pub type SightPage = [u32; PAGE];
 
 /// Virtual IPs that can be probed, by their place in the configuration.
 pub const PROBE_VIPS: usize = 256;
@@ -80,7 +109,7 @@ pub const fn audit_cells(bucket: u16) -> [usize; 2] {
 pub type AuditRow = [[u32; 2]; AUDIT_CELLS];
 
 /// An address as two words, most significant first. IPv4 is mapped (`::ffff:a.b.c.d`), as in RFC 4291 2.5.5.2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Address(pub u64, pub u64);
 
@@ -113,13 +142,21 @@ pub struct Vip {
     pub interface: u32,
     /// Its place among the virtual IPs, below [`VIPS_MAX`].
     pub index: u16,
+    /// Whose table decides about ARP, neighbour discovery and echo.
     pub group: u16,
     /// What ARP answers name.
     pub virtual_mac: [u8; 6],
     /// The network card's own: what the stack accepts, and the only source that frames may have.
     pub own_mac: [u8; 6],
-    pub pad: [u8; 4],
+    /// The place of its first rule; the others follow.
+    pub first_rule: u16,
+    /// Its rows of PORTS, or [`NO_ROW`].
+    pub tcp_row: u16,
+    pub udp_row: u16,
+    pub pad: [u8; 6],
 }
+
+pub const NO_ROW: u16 = u16::MAX;
 
 impl Vip {
     pub const EMPTY: Self = Self {
@@ -129,47 +166,120 @@ impl Vip {
         group: 0,
         virtual_mac: [0; 6],
         own_mac: [0; 6],
-        pad: [0; 4],
+        first_rule: 0,
+        tcp_row: NO_ROW,
+        udp_row: NO_ROW,
+        pad: [0; 6],
     };
-}
-
-/// Protocol and port of one virtual IP, in one word; never zero, because no rule has port 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(transparent)]
-pub struct RuleKey(pub u64);
-
-impl RuleKey {
-    pub const NONE: Self = Self(0);
-
-    #[inline(always)]
-    pub const fn new(vip: u16, protocol: u8, port: u16) -> Self {
-        Self((vip as u64) << 32 | (protocol as u64) << 16 | port as u64)
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Rule {
-    pub key: RuleKey,
+    pub balance: Balance,
     /// Its place among the rules, below [`RULES_MAX`].
     pub index: u16,
     pub group: u16,
-    pub balance: Balance,
-    pub pad: [u8; 3],
+    pub evidence: EvidenceBy,
+    /// The rows of AWAY that are its group's; only for rules with flows.
+    pub away: u8,
+    pub pad: [u8; 2],
 }
 
-impl Rule {
-    pub const EMPTY: Self =
-        Self { key: RuleKey::NONE, index: 0, group: 0, balance: Balance::Connection, pad: [0; 3] };
+/// What of the client decides its bucket: one mask for each part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Balance {
+    pub ipv6: Address,
+    pub ipv4: u32,
+    pub port: u16,
+    pub pad: [u8; 2],
 }
 
-/// What of the client decides its bucket. Only the driver writes the map, so no other byte is in it.
+impl Balance {
+    pub const CONNECTION: Self = Self { port: u16::MAX, ..Self::CLIENT };
+    pub const CLIENT: Self = Self::network(32, 128);
+
+    /// By the client's network, of these prefix lengths (at most 32 and 128).
+    pub const fn network(ipv4: u8, ipv6: u8) -> Self {
+        let v4 = (u32::MAX as u64) << (32 - ipv4);
+        let v6 = match ipv6 {
+            0 => 0,
+            _ => u128::MAX << (128 - ipv6),
+        };
+        Self { ipv6: Address((v6 >> 64) as u64, v6 as u64), ipv4: v4 as u32, port: 0, pad: [0; 2] }
+    }
+}
+
+/// What tells a connection of this node in a bucket on the move. Only the driver writes the map, so no other byte is in
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Balance {
-    Connection = 0,
-    Client = 1,
-    ClientNetwork = 2,
+pub enum EvidenceBy {
+    /// The kernel's own sockets.
+    Sockets = 0,
+    /// FLOWS, where every node sees every packet.
+    Flows = 1,
+    /// FLOWS, where a node sees only what is sent on to it: it cannot know that a flow is new.
+    FlowsUnwatched = 2,
+}
+
+/// A datagram in fragments (RFC 791 3.2; RFC 8200 4.5, which leaves the protocol out: it is 0 there).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FragmentKey {
+    pub source: Address,
+    pub id: u32,
+    /// The virtual IP that it goes to, by its place.
+    pub vip: u16,
+    pub protocol: u8,
+    pub pad: u8,
+}
+
+/// A client's flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FlowKey {
+    pub client: Address,
+    pub client_port: u16,
+    pub port: u16,
+    /// The virtual IP, by its place.
+    pub vip: u16,
+    pub protocol: u8,
+    pub pad: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowRecord {
+    /// When a packet of it last passed here, to a second or so.
+    pub seen_ns: u64,
+    /// 1 once its client has said FIN or RST.
+    pub closing: u64,
+}
+
+/// How long something is remembered, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Limits {
+    /// From a datagram's first fragment on.
+    pub fragment_ns: u64,
+    /// From a flow's last packet on.
+    pub udp_ns: u64,
+    pub tcp_ns: u64,
+    /// TCP, after FIN or RST, and before the second packet.
+    pub tcp_short_ns: u64,
+}
+
+impl Limits {
+    /// Linux gives up a datagram after 30 s (`ipfrag_time`); RFC 4787 REQ-5 and RFC 5382 REQ-5 bound flows from below
+    /// where nothing else tells that they have ended.
+    pub const DEFAULT: Self = Self {
+        fragment_ns: 30_000_000_000,
+        udp_ns: 30_000_000_000,
+        tcp_ns: 7_440_000_000_000,
+        tcp_short_ns: 60_000_000_000,
+    };
 }
 
 /// Until when the filter may accept. The driver writes both clocks; [`GLOBAL_CLOCK`] says which one is read.
@@ -189,11 +299,6 @@ pub const CLOCK_PRECISE: u64 = 1;
 #[inline(always)]
 pub const fn vip_slot(address: Address, seed: u64) -> u32 {
     ((address.0.rotate_left(32) ^ address.1).wrapping_mul(seed) >> (64 - VIP_SLOTS.trailing_zeros())) as u32
-}
-
-#[inline(always)]
-pub const fn rule_slot(key: RuleKey, seed: u64) -> u32 {
-    (key.0.wrapping_mul(seed) >> (64 - RULE_SLOTS.trailing_zeros())) as u32
 }
 
 /// The counters of packets that are about no virtual IP.

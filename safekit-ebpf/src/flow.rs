@@ -15,18 +15,18 @@ pub type HashKey = [u64; 2];
 
 /// The bucket of a client under a rule. `port` is the client's (for an echo, its identifier).
 #[inline(always)]
-pub fn bucket(key: HashKey, balance: Balance, client: Address, port: u16) -> Bucket {
-    match balance {
-        Balance::Connection => hash(key, client, port),
-        Balance::Client => hash(key, client, 0),
-        Balance::ClientNetwork => hash(key, network(client), 0),
-    }
+pub fn bucket(key: HashKey, balance: &Balance, client: Address, port: u16) -> Bucket {
+    hash(key, masked(balance, client), port & balance.port)
 }
 
-/// The /24 of an IPv4 client, the /64 of an IPv6 one.
+/// The mark of a mapped address stays, whatever the mask.
 #[inline(always)]
-fn network(client: Address) -> Address {
-    if client.is_mapped_v4() { Address(0, client.1 & !0xff) } else { Address(client.0, 0) }
+fn masked(balance: &Balance, client: Address) -> Address {
+    if client.is_mapped_v4() {
+        Address(0, client.1 & (0xffff << 32 | u64::from(balance.ipv4)))
+    } else {
+        Address(client.0 & balance.ipv6.0, client.1 & balance.ipv6.1)
+    }
 }
 
 #[inline(always)]
@@ -54,6 +54,7 @@ mod tests {
     use super::*;
 
     const KEY: HashKey = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+    const NETWORK: Balance = Balance::network(24, 64);
 
     #[test]
     fn the_bucket_is_the_same_on_every_build() {
@@ -61,12 +62,12 @@ mod tests {
         let v4 = Address::v4(0x0a63_0001);
         let v6 = Address(0x2001_0db8_0000_0000, 0x0000_0000_0000_0001);
         let row = [
-            bucket(KEY, Balance::Connection, v4, 40_000),
-            bucket(KEY, Balance::Client, v4, 40_000),
-            bucket(KEY, Balance::ClientNetwork, v4, 40_000),
-            bucket(KEY, Balance::Connection, v6, 40_000),
-            bucket(KEY, Balance::Client, v6, 40_000),
-            bucket(KEY, Balance::ClientNetwork, v6, 40_000),
+            bucket(KEY, &Balance::CONNECTION, v4, 40_000),
+            bucket(KEY, &Balance::CLIENT, v4, 40_000),
+            bucket(KEY, &NETWORK, v4, 40_000),
+            bucket(KEY, &Balance::CONNECTION, v6, 40_000),
+            bucket(KEY, &Balance::CLIENT, v6, 40_000),
+            bucket(KEY, &NETWORK, v6, 40_000),
         ];
         assert_eq!(row, PINNED);
     }
@@ -75,17 +76,36 @@ mod tests {
 
     #[test]
     fn balance_decides_what_counts() {
-        let at = |balance, last: u32, port| bucket(KEY, balance, Address::v4(0x0a63_0000 | last), port);
-        assert_ne!(at(Balance::Connection, 1, 1), at(Balance::Connection, 1, 2));
-        assert_eq!(at(Balance::Client, 1, 1), at(Balance::Client, 1, 2));
-        assert_ne!(at(Balance::Client, 1, 1), at(Balance::Client, 2, 1));
-        assert_eq!(at(Balance::ClientNetwork, 1, 1), at(Balance::ClientNetwork, 2, 2));
-        assert_ne!(at(Balance::ClientNetwork, 1, 1), at(Balance::ClientNetwork, 0x101, 1));
+        let at = |balance, last: u32, port| bucket(KEY, &balance, Address::v4(0x0a63_0000 | last), port);
+        assert_ne!(at(Balance::CONNECTION, 1, 1), at(Balance::CONNECTION, 1, 2));
+        assert_eq!(at(Balance::CLIENT, 1, 1), at(Balance::CLIENT, 1, 2));
+        assert_ne!(at(Balance::CLIENT, 1, 1), at(Balance::CLIENT, 2, 1));
+        assert_eq!(at(NETWORK, 1, 1), at(NETWORK, 2, 2));
+        assert_ne!(at(NETWORK, 1, 1), at(NETWORK, 0x101, 1));
 
-        let six = |low, balance| bucket(KEY, balance, Address(0x2001_0db8_0000_0001, low), 7);
-        assert_eq!(six(1, Balance::ClientNetwork), six(2, Balance::ClientNetwork));
-        assert_ne!(six(1, Balance::Client), six(2, Balance::Client));
-        assert_ne!(six(1, Balance::Client), six(1 | 1 << 63, Balance::Client));
+        let six = |low, balance| bucket(KEY, &balance, Address(0x2001_0db8_0000_0001, low), 7);
+        assert_eq!(six(1, NETWORK), six(2, NETWORK));
+        assert_ne!(six(1, Balance::CLIENT), six(2, Balance::CLIENT));
+        assert_ne!(six(1, Balance::CLIENT), six(1 | 1 << 63, Balance::CLIENT));
+    }
+
+    #[test]
+    fn a_network_is_as_long_as_its_prefix() {
+        let v4 =
+            |balance: Balance, last: u64| bucket(KEY, &balance, Address::v4(0x0a60_0000 | last as u32), 7);
+        let v6 =
+            |balance: Balance, high: u64| bucket(KEY, &balance, Address(0x2001_0db8_0000_0000 | high, 9), 7);
+        for (length, same, other) in [(32, 0, 1), (31, 1, 2), (24, 0xff, 0x100), (16, 0xffff, 0x10000)] {
+            let balance = Balance::network(length, length + 32);
+            assert_eq!(v4(balance, 0), v4(balance, same), "/{length}");
+            assert_ne!(v4(balance, 0), v4(balance, other), "/{length}");
+            assert_eq!(v6(balance, 0), v6(balance, same), "/{}", length + 32);
+            assert_ne!(v6(balance, 0), v6(balance, other), "/{}", length + 32);
+        }
+        let all = Balance::network(0, 0);
+        assert_eq!(v4(all, 0), bucket(KEY, &all, Address::v4(!0), 9), "everybody is one network");
+        assert_eq!(v6(all, 0), bucket(KEY, &all, Address(!0, !0), 9));
+        assert_eq!(Balance::network(32, 128), Balance::CLIENT);
     }
 
     #[test]
@@ -102,16 +122,16 @@ mod tests {
         };
         // 255 degrees of freedom: mean 255, 390 is beyond one in ten million.
         let ports = chi_squared(
-            &mut (1024..=65_535).map(|port| bucket(KEY, Balance::Connection, Address::v4(0x0a63_0001), port)),
+            &mut (1024..=65_535)
+                .map(|port| bucket(KEY, &Balance::CONNECTION, Address::v4(0x0a63_0001), port)),
         );
         assert!(ports < 390.0, "ports of one client: chi squared {ports}");
         let clients = chi_squared(
-            &mut (0..65_536).map(|low| bucket(KEY, Balance::Client, Address::v4(0x0a63_0000 | low), 0)),
+            &mut (0..65_536).map(|low| bucket(KEY, &Balance::CLIENT, Address::v4(0x0a63_0000 | low), 0)),
         );
         assert!(clients < 390.0, "clients of one /16: chi squared {clients}");
         let networks = chi_squared(
-            &mut (0..65_536)
-                .map(|net| bucket(KEY, Balance::ClientNetwork, Address(0x2001_0db8_0000_0000 | net, 1), 0)),
+            &mut (0..65_536).map(|net| bucket(KEY, &NETWORK, Address(0x2001_0db8_0000_0000 | net, 1), 0)),
         );
         assert!(networks < 390.0, "IPv6 networks: chi squared {networks}");
     }
@@ -119,10 +139,10 @@ mod tests {
     #[test]
     fn another_key_scatters_what_one_key_put_together() {
         let together = (1..=65_535)
-            .filter(|&port| bucket(KEY, Balance::Connection, Address::v4(0x0a63_0001), port) >> 8 == 0);
+            .filter(|&port| bucket(KEY, &Balance::CONNECTION, Address::v4(0x0a63_0001), port) >> 8 == 0);
         let mut seen = [false; 256];
         for port in together {
-            seen[usize::from(bucket([1, 2], Balance::Connection, Address::v4(0x0a63_0001), port) >> 8)] =
+            seen[usize::from(bucket([1, 2], &Balance::CONNECTION, Address::v4(0x0a63_0001), port) >> 8)] =
                 true;
         }
         // About 256 ports thrown into 256 cells leave about 37 % empty.

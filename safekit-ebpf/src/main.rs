@@ -2,6 +2,7 @@
 #![no_std]
 #![no_main]
 
+mod egress;
 mod maps;
 
 use aya_ebpf::EbpfContext;
@@ -11,15 +12,18 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use safekit_ebpf::abi::{Address, Rule, RuleKey, Vip};
+use safekit_ebpf::abi::{Address, Rule, Vip};
 use safekit_ebpf::flow::{Bucket, HashKey};
-use safekit_ebpf::packet::{Frame, FrameMut, Ip, OFFSET_MAX, Plain, Tcp, Version};
+use safekit_ebpf::packet::{Ethernet, Frame, FrameMut, Ip, OFFSET_MAX, Plain, Protocol, Tcp, Version};
 use safekit_ebpf::probe::Probe;
 use safekit_ebpf::verdict::{BucketState, Evidence, Verdict, World, apply, decide};
 
 #[xdp]
 pub(crate) fn safekit_farm(context: XdpContext) -> u32 {
     let mut frame = XdpFrame::of(&context);
+    if let Some(ethernet) = frame.read::<Ethernet>(0) {
+        egress::note_heard(ethernet.source);
+    }
     let decision = decide(&frame, &Kernel { context: &context });
     maps::count(&decision);
     // The frame is as long as it was when it was read, so this cannot fail; if it did, it would not be ours to pass.
@@ -138,8 +142,12 @@ impl World for Kernel<'_> {
     }
 
     #[inline(always)]
-    fn rule(&self, key: RuleKey) -> Option<Rule> {
-        maps::rule(key)
+    fn rule(&self, vip: &Vip, protocol: Protocol, port: u16) -> Option<Rule> {
+        let row = match protocol {
+            Protocol::Tcp => vip.tcp_row,
+            Protocol::Udp => vip.udp_row,
+        };
+        maps::rule(vip, row, port).copied()
     }
 
     #[inline(always)]

@@ -4,8 +4,8 @@ use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray, ProgramArray};
 use safekit_ebpf::abi::{
-    self, AUDIT_CELLS, Address, AuditRow, CounterRow, GROUPS_MAX, Lease, PROBE_SENDERS, PROBE_VIPS, ProbeRow,
-    REASON_SLOTS, RULE_SLOTS, Rule, RuleKey, SCOPES, TABLE_WORDS, Table, VIP_SLOTS, Vip,
+    self, AUDIT_CELLS, Address, AuditRow, CounterRow, GROUPS_MAX, Lease, PROBE_SENDERS, PROBE_VIPS, PortRow,
+    ProbeRow, REASON_SLOTS, RULES_MAX, Rule, SCOPES, TABLE_WORDS, Table, VIP_SLOTS, Vip,
 };
 use safekit_ebpf::flow::{Bucket, HashKey};
 use safekit_ebpf::probe::Probe;
@@ -16,8 +16,6 @@ static HASH_KEY: Global<HashKey> = Global::new([0; 2]);
 #[unsafe(no_mangle)]
 static VIP_SEED: Global<u64> = Global::new(1);
 #[unsafe(no_mangle)]
-static RULE_SEED: Global<u64> = Global::new(1);
-#[unsafe(no_mangle)]
 static CLOCK: Global<u64> = Global::new(abi::CLOCK_PRECISE);
 
 /// The mark that this cluster's probes carry.
@@ -27,7 +25,9 @@ static CLUSTER: Global<u64> = Global::new(0);
 #[map]
 static VIPS: Array<Vip> = Array::with_max_entries(VIP_SLOTS as u32, 0);
 #[map]
-static RULES: Array<Rule> = Array::with_max_entries(RULE_SLOTS as u32, 0);
+static PORTS: Array<PortRow> = Array::with_max_entries(1, 0); // as many as the plan has rows, set by the driver
+#[map]
+static RULES: Array<Rule> = Array::with_max_entries(RULES_MAX as u32, 0);
 #[map]
 static ACTIVE: Array<u32> = Array::with_max_entries(GROUPS_MAX as u32, 0);
 #[map]
@@ -64,9 +64,12 @@ pub(crate) fn vip(address: Address) -> Option<Vip> {
 }
 
 #[inline(always)]
-pub(crate) fn rule(key: RuleKey) -> Option<Rule> {
-    let rule = RULES.get(abi::rule_slot(key, RULE_SEED.load()))?;
-    (rule.key == key).then_some(*rule)
+pub(crate) fn rule(vip: &Vip, row: u16, port: u16) -> Option<&'static Rule> {
+    let place = PORTS.get(u32::from(row))?[usize::from(port)];
+    if place == 0 {
+        return None;
+    }
+    RULES.get(u32::from(vip.first_rule) + u32::from(place) - 1)
 }
 
 /// The driver fills the idle table and then flips the index, so a reader sees one table or the other. A reader that is

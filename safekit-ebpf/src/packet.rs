@@ -254,6 +254,13 @@ pub struct Neighbour {
     pub has_option: bool,
 }
 
+/// What rules are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
 /// What an IP packet carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {

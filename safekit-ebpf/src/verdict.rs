@@ -9,12 +9,10 @@
 //!
 //! Past the lease, mine and gained count as lost: a controller that stalls keeps its connections and takes no new one.
 
-use crate::abi::{Address, Balance, Rule, RuleKey, SCOPE_NONE, Table, Vip, scope_of_rule, scope_of_vip};
+use crate::abi::{Address, Balance, Rule, SCOPE_NONE, Table, Vip, scope_of_rule, scope_of_vip};
 use crate::answer::{Advertisement, ArpAnswer};
 use crate::flow::{self, Bucket, HashKey};
-use crate::packet::{
-    self, Arp, Frame, FrameMut, Ip, Neighbour, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Tcp, Transport,
-};
+use crate::packet::{self, Arp, Frame, FrameMut, Ip, Neighbour, Packet, Protocol, Tcp, Transport};
 use crate::probe::{self, Probe};
 
 /// What happens to a frame.
@@ -163,7 +161,8 @@ pub trait World {
     /// The index of the interface that the frame came in by.
     fn interface(&self) -> u32;
     fn vip(&self, address: Address) -> Option<Vip>;
-    fn rule(&self, key: RuleKey) -> Option<Rule>;
+    /// The narrowest rule of the virtual IP that covers the port.
+    fn rule(&self, vip: &Vip, protocol: Protocol, port: u16) -> Option<Rule>;
     /// Foreign where there is no such group.
     fn bucket(&self, group: u16, bucket: Bucket) -> BucketState;
     fn lease_holds(&self) -> bool;
@@ -223,10 +222,10 @@ fn decide_ip(frame: &impl Frame, ip: &Ip, vip: &Vip, world: &impl World) -> Deci
     let ours = Verdict::Ours { own_mac: vip.own_mac };
     match packet::parse_transport(frame, ip) {
         Transport::Tcp(tcp) => {
-            let Some(rule) = world.rule(RuleKey::new(vip.index, PROTOCOL_TCP, tcp.destination)) else {
+            let Some(rule) = world.rule(vip, Protocol::Tcp, tcp.destination) else {
                 return of_vip((Verdict::Drop, Reason::NoRule));
             };
-            let bucket = flow::bucket(world.hash_key(), rule.balance, ip.source, tcp.source);
+            let bucket = flow::bucket(world.hash_key(), &rule.balance, ip.source, tcp.source);
             let (passes, reason) = tcp_verdict(world.bucket(rule.group, bucket), ip, &tcp, world);
             if tcp.opening {
                 world.audit(rule.group, bucket, passes);
@@ -238,10 +237,10 @@ fn decide_ip(frame: &impl Frame, ip: &Ip, vip: &Vip, world: &impl World) -> Deci
             }
         }
         Transport::Udp { source, destination } => {
-            let Some(rule) = world.rule(RuleKey::new(vip.index, PROTOCOL_UDP, destination)) else {
+            let Some(rule) = world.rule(vip, Protocol::Udp, destination) else {
                 return of_vip((Verdict::Drop, Reason::NoRule));
             };
-            let bucket = flow::bucket(world.hash_key(), rule.balance, ip.source, source);
+            let bucket = flow::bucket(world.hash_key(), &rule.balance, ip.source, source);
             let (passes, reason) = single_verdict(world.bucket(rule.group, bucket), world);
             world.audit(rule.group, bucket, passes);
             Decision {
@@ -251,7 +250,7 @@ fn decide_ip(frame: &impl Frame, ip: &Ip, vip: &Vip, world: &impl World) -> Deci
             }
         }
         Transport::EchoRequest { id } => {
-            let bucket = flow::bucket(world.hash_key(), Balance::Connection, ip.source, id);
+            let bucket = flow::bucket(world.hash_key(), &Balance::CONNECTION, ip.source, id);
             let (passes, reason) = single_verdict(world.bucket(vip.group, bucket), world);
             of_vip((if passes { ours } else { Verdict::Drop }, reason))
         }
@@ -324,7 +323,7 @@ fn answer_arp(arp: &Arp, vip: &Vip, world: &impl World) -> (Verdict, Reason) {
         return (Verdict::Drop, Reason::ArpClaim);
     }
     let requester = Address::v4(arp.sender);
-    let bucket = flow::bucket(world.hash_key(), Balance::Client, requester, 0);
+    let bucket = flow::bucket(world.hash_key(), &Balance::CLIENT, requester, 0);
     let (answers, reason) = single_verdict(world.bucket(vip.group, bucket), world);
     if !answers {
         return (Verdict::Drop, reason);
@@ -351,7 +350,7 @@ fn answer_neighbour(neighbour: &Neighbour, vip: &Vip, world: &impl World) -> (Ve
     if neighbour.sender == Address::UNSPECIFIED {
         return (Verdict::Drop, Reason::NdpProbe);
     }
-    let bucket = flow::bucket(world.hash_key(), Balance::Client, neighbour.sender, 0);
+    let bucket = flow::bucket(world.hash_key(), &Balance::CLIENT, neighbour.sender, 0);
     let (answers, reason) = single_verdict(world.bucket(vip.group, bucket), world);
     if !answers {
         return (Verdict::Drop, reason);

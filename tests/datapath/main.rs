@@ -2,7 +2,9 @@
 //! function has to agree on every one. Needs root: a test that cannot load the filter fails, and says so.
 
 mod attach;
+mod guard;
 mod mutation;
 mod oracle;
 mod sockets;
 mod table;
+mod takeover;

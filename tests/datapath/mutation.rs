@@ -4,7 +4,7 @@
 use anyhow::Result;
 use safekit_ebpf::verdict::{BucketState, Reason};
 use safekit_tests::fixture::{
-    Action, CIRCUMSTANCES, Circumstances, Host, Loaded, Outcome, VIP, VIP_ELSEWHERE, VIP6,
+    Action, CIRCUMSTANCES, Circumstances, Host, Loaded, Outcome, VIP, VIP_ANY, VIP_ELSEWHERE, VIP6,
 };
 use safekit_tests::mutation::Mutator;
 use safekit_tests::rows;
@@ -116,7 +116,7 @@ fn about_a_virtual_ip(frame: &[u8]) -> Option<bool> {
         }
     }
     let body = frame.get(at + 2..)?;
-    let ours4 = |address: &[u8]| address == VIP.octets() || address == VIP_ELSEWHERE.octets();
+    let ours4 = |address: &[u8]| [VIP, VIP_ELSEWHERE, VIP_ANY].iter().any(|vip| address == vip.octets());
     match kind {
         [0x08, 0x00] => body.get(..20).map(|header| ours4(&header[16..20])),
         [0x86, 0xdd] => body.get(..40).map(|header| header[24..40] == VIP6.octets() || asks_or_tells(body)),

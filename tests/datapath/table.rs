@@ -4,9 +4,10 @@ use anyhow::Result;
 use safekit::driver::datapath::VirtualMac;
 use safekit_ebpf::verdict::{BucketState, Reason};
 use safekit_tests::fixture::{
-    self, Action, CIRCUMSTANCES, GROUP, HASH_KEY, Host, Loaded, OWN_MAC, VIP, VIP6, all_but, uniform,
+    self, Action, CIRCUMSTANCES, GROUP, GROUP_IN_RANGE, HASH_KEY, Host, Loaded, OWN_MAC, PORT_IN_RANGE, VIP,
+    VIP6, all_but, uniform,
 };
-use safekit_tests::packets::CLIENT_MAC;
+use safekit_tests::packets::{ACK, CLIENT_MAC};
 use safekit_tests::rows::{self, CLIENT, CLIENT6, Expect};
 
 #[test]
@@ -63,7 +64,7 @@ fn exactly_the_bucket_of_the_client_decides() -> Result<()> {
             [(BucketState::Mine, BucketState::Foreign), (BucketState::Foreign, BucketState::Mine)]
         {
             let table = all_but(outside, bucket, inside);
-            loaded.datapath.write_table(GROUP, &table)?;
+            loaded.write_table(&table)?;
             host.table = table;
             let expected = row.expect.under(fixture::Circumstances { state: inside, lease: true });
             let outcome = host.run(&row.frame);
@@ -71,6 +72,20 @@ fn exactly_the_bucket_of_the_client_decides() -> Result<()> {
             assert_eq!(loaded.run(&row.frame)?, outcome, "{}: bucket {}", row.name, bucket.0);
         }
     }
+    Ok(())
+}
+
+/// Rules of one virtual IP may be shared out differently.
+#[test]
+fn a_rule_is_decided_by_its_own_group() -> Result<()> {
+    let mut loaded = Loaded::new()?;
+    loaded.set_lease(true)?;
+    loaded.datapath.write_table(GROUP_IN_RANGE, &uniform(BucketState::Mine))?;
+    let reason = |port| Ok::<_, anyhow::Error>(loaded.run(&rows::v4().tcp(7, port, ACK).build())?.reason);
+    assert_eq!(reason(PORT_IN_RANGE)?, Reason::Mine);
+    assert_eq!(reason(PORT_IN_RANGE - 1)?, Reason::Foreign);
+    assert_eq!(reason(PORT_IN_RANGE + 1)?, Reason::Foreign);
+    assert_eq!(reason(fixture::PORT_CONNECTION)?, Reason::Foreign);
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 mod commands;
 mod demo;
 mod doctor;
+mod load;
 mod members;
 mod probe;
 mod reload;

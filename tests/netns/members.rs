@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use rustix::process::{Signal, kill_process};
 use safekit::driver::clock;
 use safekit::front::demo::farm::Farm;
@@ -10,6 +10,7 @@ use safekit::front::demo::interrupt::Interrupt;
 use safekit::front::demo::report::StepReport;
 use safekit::front::demo::scenario::{Scenario, seen, wait_whole};
 use safekit::front::demo::script::{Action, Step};
+use safekit::front::demo::topology::{Network, ip_batch};
 use safekit::types::NodeId;
 use safekit_tests::lab::{self, Nobody};
 
@@ -118,6 +119,45 @@ fn a_node_cut_off_from_the_clients_is_replaced_although_its_heartbeats_arrive() 
     assert_eq!(failed, 0, "requests after n3 was replaced");
     scenario.farm.topology().lan_port(N3, true)?;
     lab::wait_until("all three share again", Duration::from_secs(5), || scenario.farm.is_whole())?;
+    Ok(())
+}
+
+/// A firewall or a wrong route between the nodes, and none between them and the clients: without the clients' own path,
+/// both halves would answer every client.
+#[test]
+fn nodes_whose_datagrams_are_lost_hear_each_other_on_the_clients_path() -> anyhow::Result<()> {
+    let Some(_lab) = lab::enter() else { return Ok(()) };
+    let interrupt = Interrupt::default();
+    let scenario = Scenario::build(&lab::binary()?, 3, &interrupt, &Nobody)?;
+    let cut = clock::now();
+    part(&scenario.farm, "add")?;
+    scenario.idle(Duration::from_secs(3))?;
+    ensure!(scenario.farm.is_whole(), "parted:\n{}", seen(&scenario.farm));
+    let warnings = scenario.farm.sight(N1).snapshot.context("n1 answers")?.warnings;
+    assert_eq!(warnings.len(), 2, "both of the others are named: {warnings:?}");
+    part(&scenario.farm, "del")?;
+    scenario.idle(Duration::from_secs(1))?;
+    let end = clock::now();
+    assert_eq!(scenario.double_answers(cut, end), 0);
+    let ledger = scenario.client.ledger();
+    let failed: Vec<_> = ledger.requests(cut, end).filter(|request| request.outcome.is_err()).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    assert_eq!(ledger.broken(cut, end).count(), 0);
+    drop(ledger);
+    let views = |node| scenario.farm.sight(node).snapshot.map(|snapshot| snapshot.view);
+    assert!([N1, N2, N3].map(views).iter().all(Option::is_some), "every daemon answers");
+    Ok(())
+}
+
+/// Between n1 and the others, on every network, in both directions.
+fn part(farm: &Farm, verb: &str) -> anyhow::Result<()> {
+    for (from, to) in [(N1, N2), (N1, N3), (N2, N1), (N3, N1)] {
+        let lines: String = Network::ALL
+            .map(|network| format!("route {verb} blackhole {}/32\n", network.address(to)))
+            .concat();
+        let namespace = farm.topology().node(from).context("it is powered")?;
+        ip_batch(namespace.name(), &lines)?;
+    }
     Ok(())
 }
 

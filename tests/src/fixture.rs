@@ -10,12 +10,12 @@ use safekit::config::{
     self, Balance, Cluster, Config, Delivery, Farm, Group, Module, Network, Node, Ports, Protocol, Rule,
     Share, VirtualIp,
 };
-use safekit::driver::datapath::{Counter, Datapath, Plan, VirtualMac};
+use safekit::driver::datapath::{Counter, Datapath, Plan, PlannedRule, VirtualMac};
 use safekit::engine::farm::Table;
 use safekit::types::{Bucket, BucketBits, GroupId, Instant, NodeId, Timing};
 use safekit_ebpf::abi::{self, Address};
 use safekit_ebpf::flow::HashKey;
-use safekit_ebpf::packet::{Bytes, Ip, Tcp};
+use safekit_ebpf::packet::{self, Bytes, Ip, Tcp};
 use safekit_ebpf::verdict::{BucketState, Decision, Evidence, Reason, Verdict, World, apply, decide};
 
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 100);
@@ -34,16 +34,30 @@ pub const PORT_CONNECTION: u16 = 80;
 pub const PORT_CLIENT: u16 = 443;
 pub const PORT_NETWORK: u16 = 8080;
 pub const PORT_UDP: u16 = 53;
+/// A range, one port of which has a rule and a group of its own.
+pub const PORTS_RANGE: Ports = Ports { first: 2000, last: 2999 };
+pub const PORT_IN_RANGE: u16 = 2500;
+/// By networks of other lengths than usual.
+pub const PORT_WIDE: u16 = 3100;
+pub const BALANCE_WIDE: Balance = Balance::ClientNetwork { ipv4: 9, ipv6: 33 };
+/// Of the rule at [`PORT_IN_RANGE`].
+pub const GROUP_IN_RANGE: GroupId = GroupId(2);
+/// Of a farm with one virtual IP and a rule for any port.
+pub const GROUP_ANY: GroupId = GroupId(3);
+pub const VIP_ANY: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 110);
+/// Those that this node has a part in.
+pub const GROUPS: [GroupId; 3] = [GROUP, GROUP_IN_RANGE, GROUP_ANY];
 
-/// Two farms; the first is of the other node only, so that groups and places in maps differ.
+/// Three farms; the first is of the other node only, so that groups and places in maps differ.
 pub fn config() -> Config {
-    let rule = |group, protocol, port, balance| Rule {
+    let ranged = |group, protocol, ports, balance| Rule {
         protocol,
-        ports: Ports::one(port),
+        ports,
         balance,
         evidence: config::Evidence::Sockets,
         group,
     };
+    let rule = |group, protocol, port, balance| ranged(group, protocol, Ports::one(port), balance);
     let vip = |address: IpAddr, interface: &str| VirtualIp { address, interface: interface.into() };
     let node = |name: &str| Node { name: name.into(), addresses: vec![Some(Ipv4Addr::LOCALHOST.into())] };
     let group =
@@ -71,8 +85,21 @@ pub fn config() -> Config {
             rule(GROUP, Protocol::Tcp, PORT_CLIENT, Balance::Client),
             rule(GROUP, Protocol::Tcp, PORT_NETWORK, Balance::NETWORK),
             rule(GROUP, Protocol::Udp, PORT_UDP, Balance::Connection),
+            ranged(GROUP, Protocol::Tcp, PORTS_RANGE, Balance::Connection),
+            rule(GROUP_IN_RANGE, Protocol::Tcp, PORT_IN_RANGE, Balance::Client),
+            rule(GROUP, Protocol::Tcp, PORT_WIDE, BALANCE_WIDE),
+            ranged(GROUP, Protocol::Udp, PORTS_RANGE, Balance::Client),
         ],
         group: GROUP,
+        drain_timeout: Duration::ZERO,
+    };
+    let any = Farm {
+        name: "any".into(),
+        nodes: vec![NodeId(0)],
+        virtual_ips: vec![vip(VIP_ANY.into(), "eth0")],
+        delivery: Delivery::Flood,
+        rules: vec![ranged(GROUP_ANY, Protocol::Tcp, Ports::ANY, Balance::Connection)],
+        group: GROUP_ANY,
         drain_timeout: Duration::ZERO,
     };
     let timing = Timing {
@@ -88,8 +115,13 @@ pub fn config() -> Config {
             nodes: vec![node("web1"), node("web2")],
             timing,
         },
-        modules: vec![Module::Farm(elsewhere), Module::Farm(www)],
-        groups: vec![group(GroupId(0), "elsewhere", vec![0, 1]), group(GROUP, "www", vec![1, 1])],
+        modules: vec![Module::Farm(elsewhere), Module::Farm(www), Module::Farm(any)],
+        groups: vec![
+            group(GroupId(0), "elsewhere", vec![0, 1]),
+            group(GROUP, "www", vec![1, 1]),
+            group(GROUP_IN_RANGE, "www", vec![1, 2]),
+            group(GROUP_ANY, "any", vec![1, 0]),
+        ],
     }
 }
 
@@ -171,8 +203,16 @@ impl Loaded {
     }
 
     pub fn set(&mut self, circumstances: Circumstances) -> Result<()> {
-        self.datapath.write_table(GROUP, &uniform(circumstances.state))?;
+        self.write_table(&uniform(circumstances.state))?;
         self.set_lease(circumstances.lease)
+    }
+
+    /// The same in each group.
+    pub fn write_table(&mut self, table: &Table) -> Result<()> {
+        for group in GROUPS {
+            self.datapath.write_table(group, table)?;
+        }
+        Ok(())
     }
 
     pub fn set_lease(&mut self, lease: bool) -> Result<()> {
@@ -224,7 +264,8 @@ const FAR: Instant = Instant(u64::MAX / 2);
 /// The same world without a kernel.
 pub struct Host {
     vips: Vec<abi::Vip>,
-    rules: Vec<abi::Rule>,
+    /// With what they are for, in words of the configuration: found here by search, and not by a row of ports.
+    rules: Vec<(PlannedRule, abi::Rule)>,
     hash_key: HashKey,
     pub table: Table,
     pub lease: bool,
@@ -242,18 +283,19 @@ impl Host {
             group: vip.group.0,
             virtual_mac: VirtualMac::of(vip.address).0,
             own_mac: OWN_MAC,
-            pad: [0; 4],
+            ..abi::Vip::EMPTY
         });
         let rules = plan.rules.iter().zip(0u16..).map(|(rule, index)| abi::Rule {
-            key: abi::RuleKey::new(rule.vip, protocol_number(rule.protocol), rule.ports.first),
+            balance: balance(rule.balance),
             index,
             group: rule.group.0,
-            balance: balance(rule.balance),
-            pad: [0; 3],
+            evidence: abi::EvidenceBy::Sockets,
+            away: 0,
+            pad: [0; 2],
         });
         Self {
             vips: vips.collect(),
-            rules: rules.collect(),
+            rules: plan.rules.iter().cloned().zip(rules).collect(),
             hash_key: plan.hash_words(),
             table: uniform(BucketState::Foreign),
             lease: false,
@@ -298,12 +340,20 @@ impl World for Host {
         self.vips.iter().find(|vip| vip.address == address).copied()
     }
 
-    fn rule(&self, key: abi::RuleKey) -> Option<abi::Rule> {
-        self.rules.iter().find(|rule| rule.key == key).copied()
+    fn rule(&self, vip: &abi::Vip, protocol: packet::Protocol, port: u16) -> Option<abi::Rule> {
+        let covers = |planned: &PlannedRule| {
+            let same_protocol = match protocol {
+                packet::Protocol::Tcp => planned.protocol == Protocol::Tcp,
+                packet::Protocol::Udp => planned.protocol == Protocol::Udp,
+            };
+            planned.vip == vip.index && same_protocol && planned.ports.contains(port)
+        };
+        let covering = self.rules.iter().filter(|(planned, _)| covers(planned));
+        covering.min_by_key(|(planned, _)| planned.ports.width()).map(|(_, rule)| *rule)
     }
 
     fn bucket(&self, group: u16, bucket: u16) -> BucketState {
-        if group != GROUP.0 {
+        if !GROUPS.contains(&GroupId(group)) {
             return BucketState::Foreign;
         }
         BucketState::of(
@@ -334,17 +384,10 @@ pub fn ip_address(address: Address) -> IpAddr {
     Ipv6Addr::from_bits(bits).to_canonical()
 }
 
-fn protocol_number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-    }
-}
-
 fn balance(balance: Balance) -> abi::Balance {
     match balance {
-        Balance::Connection => abi::Balance::Connection,
-        Balance::Client => abi::Balance::Client,
-        Balance::ClientNetwork { .. } => abi::Balance::ClientNetwork,
+        Balance::Connection => abi::Balance::CONNECTION,
+        Balance::Client => abi::Balance::CLIENT,
+        Balance::ClientNetwork { ipv4, ipv6 } => abi::Balance::network(ipv4, ipv6),
     }
 }

@@ -28,14 +28,16 @@ pub fn enter() -> Option<MutexGuard<'static, ()>> {
     None
 }
 
-/// The binary under test: `SAFEKIT_BIN`, or the one that was built beside this test.
+/// The binary under test: `SAFEKIT_BIN`, or the one that was built beside this program.
 pub fn binary() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("SAFEKIT_BIN") {
         return Ok(path.into());
     }
-    let test = std::env::current_exe()?;
-    let profile =
-        test.parent().and_then(|deps| deps.parent()).context("tests live in target/PROFILE/deps")?;
+    let own = std::env::current_exe()?;
+    let directory = own.parent().context("an executable is in a directory")?;
+    // Tests live in target/PROFILE/deps, programs in target/PROFILE.
+    let profile = if directory.ends_with("deps") { directory.parent() } else { Some(directory) };
+    let profile = profile.context("deps is in target/PROFILE")?;
     let binary = profile.join("safekit");
     if !binary.is_file() {
         bail!("{} is missing; run `cargo xtask build`", binary.display());

@@ -1,7 +1,9 @@
 //! The lab of the tests: packets, the filter on both sides of the kernel boundary, simulated farms, real ones.
 
+pub mod bench;
 pub mod fixture;
 pub mod lab;
+pub mod load;
 pub mod mutation;
 pub mod netns;
 pub mod packets;

@@ -3,12 +3,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use safekit::config::Balance;
+use safekit::config::{Balance, Ports};
 use safekit_ebpf::verdict::{BucketState, Reason};
 
 use crate::fixture::{
-    Action, Circumstances, OWN_MAC, PORT_CLIENT, PORT_CONNECTION, PORT_NETWORK, PORT_UDP, VIP, VIP_ELSEWHERE,
-    VIP6,
+    Action, BALANCE_WIDE, Circumstances, OWN_MAC, PORT_CLIENT, PORT_CONNECTION, PORT_IN_RANGE, PORT_NETWORK,
+    PORT_UDP, PORT_WIDE, PORTS_RANGE, VIP, VIP_ANY, VIP_ELSEWHERE, VIP6,
 };
 use crate::packets::{ACK, BROADCAST, Builder, FIN, PSH, RST, SYN, ethernet};
 
@@ -85,6 +85,7 @@ pub fn v6() -> Builder {
 pub fn all() -> Vec<Row> {
     let parts = [
         tcp4(),
+        ports_and_networks(),
         options_and_tags(),
         udp_and_echo(),
         icmp(),
@@ -162,6 +163,67 @@ fn tcp4() -> Vec<Row> {
             tcp(PORT_UDP, SYN),
             Expect::Always(Action::Drop, Reason::NoRule),
         ),
+    ]
+}
+
+fn ports_and_networks() -> Vec<Row> {
+    let tcp = |port| v4().tcp(PORT, port, SYN).build();
+    let any = |port, flags| ethernet(VIRTUAL_MAC).ipv4(CLIENT, VIP_ANY).tcp(PORT, port, flags).build();
+    let from = |client| ethernet(VIRTUAL_MAC).ipv4(client, VIP).tcp(PORT, PORT_WIDE, SYN).build();
+    let from6 = |client| ethernet(VIRTUAL_MAC).ipv6(client, VIP6).tcp(PORT, PORT_WIDE, SYN).build();
+    let by_client = |row: Row| row.of(Balance::Client, CLIENT, 0);
+    let by_wide = |row: Row| row.of(BALANCE_WIDE, CLIENT, 0);
+    let by_wide6 = |row: Row| row.of(BALANCE_WIDE, CLIENT6, 0);
+    let Ports { first, last } = PORTS_RANGE;
+    let no_rule = Expect::Always(Action::Drop, Reason::NoRule);
+    vec![
+        row("tcp to the first port of a range", tcp(first), Expect::Opening).of_connection(),
+        row("tcp to the last port of a range", tcp(last), Expect::Opening).of_connection(),
+        row("tcp just below a range", tcp(first - 1), no_rule),
+        row("tcp just above a range", v4().tcp(PORT, last + 1, SYN).build(), no_rule),
+        by_client(row("tcp to the narrower rule in a range", tcp(PORT_IN_RANGE), Expect::Opening)),
+        row("tcp just below the narrower rule", tcp(PORT_IN_RANGE - 1), Expect::Opening).of_connection(),
+        row("tcp just above the narrower rule", tcp(PORT_IN_RANGE + 1), Expect::Opening).of_connection(),
+        row("ipv6 tcp to a range", v6().tcp(PORT, first, ACK).build(), Expect::Established).of_connection6(),
+        by_client(row("udp to a range", v4().udp(PORT, first, 5).build(), Expect::Single)),
+        by_client(row(
+            "udp to the port that tcp has a narrower rule for",
+            v4().udp(PORT, PORT_IN_RANGE, 5).build(),
+            Expect::Single,
+        )),
+        row("any port: the first", any(1, SYN), Expect::Opening).of_connection(),
+        row("any port: the last", any(65_535, SYN), Expect::Opening).of_connection(),
+        row("any port: one that another virtual ip has", any(PORT_CONNECTION, ACK), Expect::Established)
+            .of_connection(),
+        row("any port: none", any(0, SYN), no_rule),
+        row(
+            "any port of tcp, by udp",
+            ethernet(VIRTUAL_MAC).ipv4(CLIENT, VIP_ANY).udp(PORT, 80, 5).build(),
+            no_rule,
+        ),
+        by_wide(row("tcp by a network of 9 bits", from(CLIENT), Expect::Opening)),
+        by_wide(row(
+            "the last client of that network",
+            from(Ipv4Addr::new(10, 127, 255, 255)),
+            Expect::Opening,
+        )),
+        row("a client of the next network", from(Ipv4Addr::new(10, 128, 0, 0)), Expect::Opening).of(
+            BALANCE_WIDE,
+            Ipv4Addr::new(10, 255, 1, 1),
+            0,
+        ),
+        by_wide6(row("ipv6 tcp by a network of 33 bits", from6(CLIENT6), Expect::Opening)),
+        by_wide6(row(
+            "the last ipv6 client of that network",
+            from6(Ipv6Addr::new(0x2001, 0xdb8, 0x7fff, !0, !0, !0, !0, !0)),
+            Expect::Opening,
+        )),
+        row(
+            "an ipv6 client of the next network",
+            from6(Ipv6Addr::new(0x2001, 0xdb8, 0x8000, 0, 0, 0, 0, 1)),
+            Expect::Opening,
+        )
+        .of(BALANCE_WIDE, Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 9), 0),
     ]
 }
 

@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod demo;
 mod lab;
+mod load;
 mod setup;
 mod sim;
 mod test;
@@ -37,6 +38,8 @@ enum Verb {
     Bench(Rest),
     /// Simulate: `sim --table` reproduces the table of events, holes and overlaps.
     Sim(Rest),
+    /// Real daemons under load: `load --scenario kill [--json]`; `load --help` lists the scenarios.
+    Load(Rest),
     /// Network namespaces of demo and tests: `lab clean` removes what a killed run left behind.
     Lab(Rest),
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Verb::Test(rest) => test::run(&rest.arguments),
         Verb::Bench(rest) => bench::run(&rest.arguments),
         Verb::Sim(rest) => sim::run(&rest.arguments),
+        Verb::Load(rest) => load::run(&rest.arguments),
         Verb::Lab(rest) => lab::run(&rest.arguments),
     };
     match done {

@@ -11,6 +11,7 @@ use tokio::sync::{oneshot, watch};
 use super::announce::{Announcement, Announcer};
 use super::census::{self, Places};
 use super::datapath::{self, Datapath, ModeChoice, Plan, PlannedVip};
+use super::frames::{Frames, Path as FramePath};
 use super::heartbeat::{Port, Sockets};
 use super::inbox::{self, Inbox, Request};
 use super::notes::Noter;
@@ -95,6 +96,7 @@ impl Life {
         let io = |action| move |source| Error::Io { action, source };
         let datapath = Datapath::load(plan, Some(&self.pin_dir), ModeChoice::Auto)?;
         let sockets = Sockets::open(&self.config, self.me, Port::Configured)?;
+        let frames = Frames::open(&self.paths(plan, addresses)).map_err(io("open a packet socket"))?;
         let (inbox, requests) = inbox::inbox().map_err(io("make the heartbeat thread's inbox"))?;
         let places = Places::new(&self.config, bucket_of(plan));
         let census = census::start(places, inbox.clone()).map_err(io("start the counting thread"))?;
@@ -128,6 +130,7 @@ impl Life {
                     engine,
                     timing,
                     sockets,
+                    frames,
                     datapath,
                     sealer,
                     opener,
@@ -204,6 +207,23 @@ impl Life {
             })
         };
         plan.virtual_ips.iter().filter_map(announcement).collect()
+    }
+
+    /// One for each interface of virtual IPs: the first of them there stands for all.
+    fn paths(&self, plan: &Plan, addresses: &VirtualIps) -> Vec<FramePath> {
+        let mut paths: Vec<FramePath> = Vec::new();
+        for vip in &plan.virtual_ips {
+            let Some(interface) = addresses.interfaces.get(&vip.interface) else { continue };
+            let directed = self.config.farms().any(|farm| {
+                farm.name == vip.module && matches!(farm.delivery, crate::config::Delivery::Directed)
+            });
+            let target = if directed { [0xff; 6] } else { vip.mac.0 };
+            if paths.iter().all(|path| path.interface_index != interface.index) {
+                let (interface_index, interface_mac) = (interface.index, interface.mac);
+                paths.push(FramePath { interface_index, interface_mac, target });
+            }
+        }
+        paths
     }
 
     fn virtual_ips(&self, plan: &Plan, datapath: &Datapath) -> Vec<VirtualIpInfo> {

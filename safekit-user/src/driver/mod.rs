@@ -7,6 +7,7 @@ pub mod connections;
 pub mod daemon;
 pub mod datapath;
 pub mod doctor;
+pub mod frames;
 pub mod generations;
 pub mod heartbeat;
 pub mod inbox;

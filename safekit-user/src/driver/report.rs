@@ -15,7 +15,7 @@ use crate::engine::health::{Facts, judge};
 use crate::types::command::Explanation;
 use crate::types::snapshot::{
     API_VERSION, CounterInfo, FarmInfo, GroupInfo, HeartbeatInfo, MemberState, NodeInfo, RuleInfo, Verdict,
-    VirtualIpInfo,
+    VirtualIpInfo, Warning,
 };
 use crate::types::{BootId, Command, Event, EventKind, GroupId, Instant, NodeId, NodeSet, Reply, Snapshot};
 
@@ -45,7 +45,19 @@ pub struct Reporter {
     counters: Vec<Counter>,
     counted: Option<Instant>,
     findings: Findings,
+    /// By node.
+    heard: Vec<Heard>,
 }
+
+/// When a node was last heard, by the way of its heartbeats.
+#[derive(Clone, Copy, Default)]
+struct Heard {
+    datagram: Option<Instant>,
+    frame: Option<Instant>,
+}
+
+/// A node is heard on one path alone when the other has been silent for so long.
+const PATH_SILENCE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Default)]
 struct Applied {
@@ -73,6 +85,7 @@ impl Reporter {
         bucket_of: BucketOf,
         virtual_ips: Vec<VirtualIpInfo>,
     ) -> Self {
+        let nodes = config.cluster.nodes.len();
         Self {
             config,
             me,
@@ -89,11 +102,18 @@ impl Reporter {
             counters: Vec::new(),
             counted: None,
             findings: Findings::default(),
+            heard: vec![Heard::default(); nodes],
         }
     }
 
     pub fn note_findings(&mut self, findings: &Findings) {
         self.findings.clone_from(findings);
+    }
+
+    /// A heartbeat that came as a datagram, or as a frame on the clients' own path.
+    pub fn note_heard(&mut self, node: NodeId, as_frame: bool, now: Instant) {
+        let Some(heard) = self.heard.get_mut(usize::from(node.0)) else { return };
+        *(if as_frame { &mut heard.frame } else { &mut heard.datagram }) = Some(now);
     }
 
     pub fn note_realtime(&mut self, priority: bool) {
@@ -167,7 +187,7 @@ impl Reporter {
             farms: self.farms(engine),
             generation: 0,
             changing: false,
-            warnings: self.findings.warnings.clone(),
+            warnings: self.warnings(now),
             undelivered: self.findings.undelivered.clone(),
             events: self.events.iter().cloned().collect(),
         }
@@ -216,6 +236,21 @@ impl Reporter {
                 }
             },
         }
+    }
+
+    fn warnings(&self, now: Instant) -> Vec<Warning> {
+        let lately = |at: Option<Instant>| at.is_some_and(|at| now.since(at) < PATH_SILENCE);
+        let by_frames_alone = |(node, heard): (usize, &Heard)| {
+            (lately(heard.frame) && !lately(heard.datagram)).then(|| Warning {
+                what: format!(
+                    "heartbeats of {} arrive as Ethernet frames on the clients' network, and not as datagrams",
+                    self.config.cluster.nodes[node].name
+                ),
+                remedy: "look for a firewall or a wrong route on either node: the heartbeat port must be open".to_owned(),
+            })
+        };
+        let by_frames_alone = self.heard.iter().enumerate().filter_map(by_frames_alone);
+        self.findings.warnings.iter().cloned().chain(by_frames_alone).collect()
     }
 
     fn heartbeat(&self) -> HeartbeatInfo {

@@ -1,7 +1,7 @@
 //! The heartbeat thread: receive, decide, write the kernel's maps, send. It owns the engine and does nothing else.
 //!
 //! ```text
-//!   heartbeat sockets ──datagrams──┐
+//!   sockets ──datagrams, frames────┐
 //!   inbox (bounded) ───requests────┤──▶ engine ──outputs, in order──▶ maps, lease, datagrams, announcements
 //!   deadline of the engine ────────┘                               └─▶ snapshots (watch, the newest wins)
 //!                                                                  └─▶ counting thread (bounded, a hint)
@@ -21,13 +21,14 @@ use super::announce::{Announcement, Announcer};
 use super::census::Census;
 use super::clock;
 use super::datapath::{self, Datapath};
+use super::frames::Frames;
 use super::heartbeat::{DATAGRAM_BYTES_MAX, Sockets};
 use super::inbox::{Request, Requests};
 use super::notes::Noter;
 use super::report::Reporter;
 use crate::engine::farm::{Engine, Input, Output};
 use crate::engine::reach::{Admission, Reach};
-use crate::types::{Event, EventKind, Instant, NetworkId, Snapshot, Timing};
+use crate::types::{Event, EventKind, Instant, Snapshot, Timing};
 use crate::wire::heartbeat::{self, Body, Heartbeat};
 use crate::wire::seal::{Opener, Sealer};
 
@@ -50,6 +51,7 @@ pub struct Runtime {
     pub engine: Engine,
     pub timing: Timing,
     pub sockets: Sockets,
+    pub frames: Frames,
     pub datapath: Datapath,
     pub sealer: Sealer,
     pub opener: Opener,
@@ -90,6 +92,7 @@ impl Runtime {
             }
             if ready.datagrams {
                 self.take_datagrams(&mut buffer, now);
+                self.take_frames(&mut buffer, now);
             }
             if frames.due(now) && frames.moved(self.datapath.frames_seen()?) {
                 self.engine.handle(Input::FramesSeen, now);
@@ -115,7 +118,7 @@ impl Runtime {
         }
         self.publish(clock::now());
         if self.handing_over {
-            self.datapath.leave_pinned();
+            self.datapath.leave_pinned()?;
         } else {
             self.datapath.detach()?;
         }
@@ -146,23 +149,39 @@ impl Runtime {
     fn take_datagrams(&mut self, buffer: &mut [u8], now: Instant) {
         for _ in 0..DATAGRAMS_PER_TURN_MAX {
             let Some((network, length)) = self.sockets.receive(buffer) else { return };
-            let heartbeat = self.opener.open(&mut buffer[..length]).ok().and_then(|(header, plaintext)| {
-                let body = heartbeat::decode(plaintext).ok()?;
-                Some(Heartbeat { sender: header.sender, boot: header.boot, seq: header.seq, body })
-            });
-            match heartbeat {
-                Some(heartbeat) => self.hear(heartbeat, network, now),
-                None => self.reporter.note_rejected(now),
-            }
+            let on_virtual_ip = self.on_virtual_ip[usize::from(network.0)];
+            self.open(&mut buffer[..length], on_virtual_ip, false, now);
         }
     }
 
-    fn hear(&mut self, heartbeat: Heartbeat, network: NetworkId, now: Instant) {
+    /// What came on the clients' own path came on the virtual IP's network.
+    fn take_frames(&mut self, buffer: &mut [u8], now: Instant) {
+        for _ in 0..DATAGRAMS_PER_TURN_MAX {
+            let Some(length) = self.frames.receive(buffer) else { return };
+            self.open(&mut buffer[..length], true, true, now);
+        }
+    }
+
+    fn open(&mut self, sealed: &mut [u8], on_virtual_ip: bool, as_frame: bool, now: Instant) {
+        let heartbeat = self.opener.open(sealed).ok().and_then(|(header, plaintext)| {
+            let body = heartbeat::decode(plaintext).ok()?;
+            Some(Heartbeat { sender: header.sender, boot: header.boot, seq: header.seq, body })
+        });
+        match heartbeat {
+            Some(heartbeat) => {
+                self.reporter.note_heard(heartbeat.sender, as_frame, now);
+                self.hear(heartbeat, on_virtual_ip, now);
+            }
+            None => self.reporter.note_rejected(now),
+        }
+    }
+
+    fn hear(&mut self, heartbeat: Heartbeat, on_virtual_ip: bool, now: Instant) {
         let sender = heartbeat.sender;
         // The death of a daemon is true whichever way the news comes.
         let admission = match heartbeat.body {
             Body::Obituary => Admission::Counts,
-            Body::Beat(_) => self.reach.admit(sender, self.on_virtual_ip[usize::from(network.0)], now),
+            Body::Beat(_) => self.reach.admit(sender, on_virtual_ip, now),
         };
         match admission {
             Admission::Counts => self.engine.handle(Input::Heartbeat(heartbeat), now),
@@ -191,6 +210,9 @@ impl Runtime {
                     let plaintext = heartbeat::encode(&heartbeat.body);
                     self.sealer.seal(heartbeat.seq, &plaintext, sealed);
                     self.reporter.note_unsent(self.sockets.send_to_all(sealed));
+                    if self.engine.is_unanswered() {
+                        self.reporter.note_unsent(self.frames.send_to_all(sealed));
+                    }
                 }
                 Output::Announce => self.announce(),
                 Output::CountHeld { group } => {
@@ -229,8 +251,8 @@ impl Runtime {
         let timeout = Timespec { tv_sec: span.as_secs() as i64, tv_nsec: i64::from(span.subsec_nanos()) };
         let wake = self.requests.descriptor();
         let mut polled: Vec<PollFd<'_>> = vec![PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN)];
-        polled
-            .extend(self.sockets.descriptors().map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)));
+        let sockets = self.sockets.descriptors().chain(self.frames.descriptors());
+        polled.extend(sockets.map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)));
         match poll(&mut polled, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(Error::Poll(error)),

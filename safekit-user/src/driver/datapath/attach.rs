@@ -1,17 +1,13 @@
-//! Where and how the filter hangs on an interface, and what of it outlives the daemon.
-//!
-//! ```text
-//! <pin directory>/VIPS … COUNTERS    maps, one pin each
-//! <pin directory>/link-<interface>   the attachment; while this is there, the filter runs
-//! ```
+//! Where and how the filter hangs on an interface.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use aya::programs::links::FdLink;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode};
-use safekit_ebpf::abi;
 
+use super::pins::{Inherited, What};
 use super::sys::{Interface, detach_pinned_link};
 use super::{Error, Mode, ModeChoice};
 
@@ -30,10 +26,6 @@ pub(super) const GENERIC_DRIVERS: &[&str] = &[
     "team",
 ];
 
-pub(super) const PINNED_MAPS: [&str; 6] =
-    [abi::MAP_VIPS, abi::MAP_RULES, abi::MAP_ACTIVE, abi::MAP_TABLES, abi::MAP_LEASE, abi::MAP_COUNTERS];
-const LINK_PREFIX: &str = "link-";
-
 /// An interface on which the filter runs.
 #[derive(Debug)]
 pub struct Attached {
@@ -44,38 +36,34 @@ pub struct Attached {
     link: Held,
 }
 
+/// What keeps an attachment.
 #[derive(Debug)]
-enum Held {
+pub(super) enum Held {
     /// The kernel keeps it by its pin.
     Pinned(PathBuf),
     /// It ends with this value.
     Here { _link: FdLink },
 }
 
-impl Attached {
-    pub(super) fn attach(
-        program: &mut Xdp,
-        name: &str,
-        interface: &Interface,
-        choice: ModeChoice,
-        pin_dir: Option<&Path>,
-    ) -> Result<Self, Error> {
-        let (link, mode, why) = attach_in_mode(program, name, interface, choice)?;
-        let link = match pin_dir {
-            None => Held::Here { _link: link },
-            Some(directory) => {
-                let path = link_pin(directory, name);
-                link.pin(&path).map_err(|source| Error::Pin { path: path.clone(), source })?;
-                Held::Pinned(path)
-            }
-        };
-        Ok(Self { interface: name.to_owned(), mode, why, link })
+impl Held {
+    pub(super) fn keep(link: FdLink, pin: Option<PathBuf>) -> Result<Self, Error> {
+        let Some(path) = pin else { return Ok(Self::Here { _link: link }) };
+        link.pin(&path).map_err(|source| Error::Pin { path: path.clone(), source })?;
+        Ok(Self::Pinned(path))
+    }
+
+    /// Keeps what was pinned already, under the name that the interface has now.
+    pub(super) fn rename(before: PathBuf, path: PathBuf) -> Result<Self, Error> {
+        if before != path {
+            std::fs::rename(before, &path).map_err(|source| Error::Publish { path: path.clone(), source })?;
+        }
+        Ok(Self::Pinned(path))
     }
 
     pub(super) fn detach(self) -> Result<(), Error> {
-        match self.link {
-            Held::Here { _link: _ } => Ok(()),
-            Held::Pinned(path) => match detach_pinned_link(&path) {
+        match self {
+            Self::Here { _link: _ } => Ok(()),
+            Self::Pinned(path) => match detach_pinned_link(&path) {
                 Err(source) if source.kind() != ErrorKind::NotFound => Err(Error::Unpin { path, source }),
                 Ok(()) | Err(_) => Ok(()),
             },
@@ -83,36 +71,86 @@ impl Attached {
     }
 }
 
+impl Attached {
+    /// In the place of an earlier life's filter where there is one: no frame passes unseen in between.
+    pub(super) fn attach(
+        program: &mut Xdp,
+        name: &str,
+        interface: &Interface,
+        choice: ModeChoice,
+        pin_dir: Option<&Path>,
+        inherited: &mut Inherited,
+    ) -> Result<Self, Error> {
+        let suits = |what| match what {
+            What::Filter(mode) => choice.allows(mode),
+            What::Guard => false,
+        };
+        if let Some(directory) = pin_dir
+            && let Some((path, What::Filter(mode))) = inherited.take(interface.index, suits)
+        {
+            take_over(program, name, mode, &path)?;
+            let link = Held::rename(path, What::Filter(mode).pin(directory, name))?;
+            let why = why(choice, mode, interface.driver.as_deref());
+            return Ok(Self { interface: name.to_owned(), mode, why, link });
+        }
+        if let Some((path, _)) = inherited.take(interface.index, |what| what != What::Guard) {
+            // The operator wants the other mode, and one interface has one at a time.
+            detach_pinned_link(&path).map_err(|source| Error::Unpin { path, source })?;
+        }
+        let (link, mode) = attach_in_mode(program, name, interface, choice)?;
+        let link = Held::keep(link, pin_dir.map(|directory| What::Filter(mode).pin(directory, name)))?;
+        let why = why(choice, mode, interface.driver.as_deref());
+        Ok(Self { interface: name.to_owned(), mode, why, link })
+    }
+
+    pub(super) fn detach(self) -> Result<(), Error> {
+        self.link.detach()
+    }
+}
+
+/// Puts the program into the attachment that is pinned at `path`.
+fn take_over(program: &mut Xdp, name: &str, mode: Mode, path: &Path) -> Result<(), Error> {
+    let attach_error = |source| Error::Attach { interface: name.to_owned(), mode, source };
+    let pinned = PinnedLink::from_pin(path).map_err(|source| Error::Inherit { path: path.into(), source })?;
+    let link = XdpLink::try_from(FdLink::from(pinned))
+        .map_err(|source| Error::Inherit { path: path.into(), source })?;
+    let id = program.attach_to_link(link).map_err(attach_error)?;
+    // The pin keeps it from here on.
+    drop(program.take_link(id).map_err(attach_error)?);
+    Ok(())
+}
+
 fn attach_in_mode(
     program: &mut Xdp,
     name: &str,
     interface: &Interface,
     choice: ModeChoice,
-) -> Result<(FdLink, Mode, String), Error> {
-    let driver = interface.driver.as_deref();
+) -> Result<(FdLink, Mode), Error> {
+    let mut attach = |mode| Ok((link(program, name, interface, mode)?, mode));
     match choice {
-        ModeChoice::Native => {
-            Ok((link(program, name, interface, Mode::Native)?, Mode::Native, "configured".into()))
-        }
-        ModeChoice::Generic => {
-            Ok((link(program, name, interface, Mode::Generic)?, Mode::Generic, "configured".into()))
-        }
-        ModeChoice::Auto => {
-            if let Some(driver) = driver.filter(|driver| GENERIC_DRIVERS.contains(driver)) {
-                let why = format!("{driver} interfaces need it");
-                return Ok((link(program, name, interface, Mode::Generic)?, Mode::Generic, why));
-            }
-            match link(program, name, interface, Mode::Native) {
-                Ok(link) => {
-                    Ok((link, Mode::Native, format!("driver {} has it", driver.unwrap_or("unknown"))))
-                }
-                Err(Error::OtherProgram { interface }) => Err(Error::OtherProgram { interface }),
-                Err(_) => {
-                    let why = format!("driver {} has no native XDP", driver.unwrap_or("unknown"));
-                    Ok((link(program, name, interface, Mode::Generic)?, Mode::Generic, why))
-                }
-            }
-        }
+        ModeChoice::Native => attach(Mode::Native),
+        ModeChoice::Generic => attach(Mode::Generic),
+        ModeChoice::Auto if needs_generic(interface.driver.as_deref()) => attach(Mode::Generic),
+        ModeChoice::Auto => match attach(Mode::Native) {
+            Ok(attached) => Ok(attached),
+            Err(Error::OtherProgram { interface }) => Err(Error::OtherProgram { interface }),
+            Err(_) => attach(Mode::Generic),
+        },
+    }
+}
+
+fn needs_generic(driver: Option<&str>) -> bool {
+    driver.is_some_and(|driver| GENERIC_DRIVERS.contains(&driver))
+}
+
+/// Why an interface has its mode, in words.
+fn why(choice: ModeChoice, mode: Mode, driver: Option<&str>) -> String {
+    let name = driver.unwrap_or("unknown");
+    match (choice, mode) {
+        (ModeChoice::Native | ModeChoice::Generic, _) => "configured".into(),
+        (ModeChoice::Auto, Mode::Native) => format!("driver {name} has it"),
+        (ModeChoice::Auto, Mode::Generic) if needs_generic(driver) => format!("{name} interfaces need it"),
+        (ModeChoice::Auto, Mode::Generic) => format!("driver {name} has no native XDP"),
     }
 }
 
@@ -135,45 +173,4 @@ fn link(program: &mut Xdp, name: &str, interface: &Interface, mode: Mode) -> Res
 fn is_taken(error: &ProgramError) -> bool {
     let ProgramError::SyscallError(error) = error else { return false };
     matches!(error.io_error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
-}
-
-/// bpffs refuses dots in names; an interface name never has a colon.
-pub(super) fn link_pin(directory: &Path, interface: &str) -> PathBuf {
-    directory.join(format!("{LINK_PREFIX}{}", interface.replace('.', ":")))
-}
-
-/// Ends whatever an earlier life has left in `pin_dir`: first the filter, then what it looks at. The directory itself,
-/// and the bpffs, stay.
-pub fn remove_pins(pin_dir: &Path) -> Result<(), Error> {
-    remove_links(pin_dir)?;
-    remove_maps(pin_dir)
-}
-
-/// Detaches every filter that is pinned here, on whatever interface.
-pub(super) fn remove_links(pin_dir: &Path) -> Result<(), Error> {
-    let unreadable = |source| Error::Unpin { path: pin_dir.to_owned(), source };
-    let entries = match std::fs::read_dir(pin_dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(unreadable(source)),
-    };
-    for entry in entries {
-        let path = entry.map_err(unreadable)?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LINK_PREFIX)) {
-            detach_pinned_link(&path).map_err(|source| Error::Unpin { path, source })?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes the pins of the maps; a filter that still runs keeps the maps themselves.
-pub(super) fn remove_maps(pin_dir: &Path) -> Result<(), Error> {
-    for map in PINNED_MAPS {
-        let path = pin_dir.join(map);
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != ErrorKind::NotFound => return Err(Error::Unpin { path, source }),
-            Ok(()) | Err(_) => {}
-        }
-    }
-    Ok(())
 }

@@ -14,9 +14,12 @@
 mod attach;
 mod compare;
 mod counters;
+mod guard;
 mod lease;
 mod object;
+mod pins;
 mod plan;
+mod ports;
 mod sys;
 mod table;
 mod trial;
@@ -29,17 +32,20 @@ use aya::programs::{ProgramError, TestRun as _, TestRunOptions};
 use safekit_ebpf::abi;
 
 use crate::engine::farm::Table;
-use crate::types::{GroupId, Instant};
+use crate::types::{BucketBits, GroupId, Instant};
 
-pub use attach::{Attached, remove_pins};
+pub use attach::Attached;
 pub use counters::{Counter, Counters, Scope};
+pub use guard::{Guarded, Leak};
 pub use lease::LeaseClock;
+pub use pins::remove_pins;
 pub use plan::{Plan, PlanError, PlannedRule, PlannedVip, VirtualMac, bucket};
 pub use sys::{ensure_bpffs, interface_request};
 pub use trial::{Trial, driver, generic_because, index_and_mac, is_pinned, tcx_programs, try_loading};
 
 use compare::Compare;
 use object::{LeaseValue, Object};
+use pins::Inherited;
 
 /// How the operator wants the filter attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +64,16 @@ pub enum Mode {
     Native,
     /// In the stack, on any interface.
     Generic,
+}
+
+impl ModeChoice {
+    const fn allows(self, mode: Mode) -> bool {
+        match self {
+            Self::Auto => true,
+            Self::Native => matches!(mode, Mode::Native),
+            Self::Generic => matches!(mode, Mode::Generic),
+        }
+    }
 }
 
 impl Mode {
@@ -112,6 +128,12 @@ pub enum Error {
     OtherProgram { interface: String },
     #[error("cannot attach the farm filter to {interface} durably: this needs Linux 5.9 or newer")]
     OldKernel { interface: String },
+    #[error("cannot guard {interface} against leaks of virtual MACs")]
+    Guard {
+        interface: String,
+        #[source]
+        source: ProgramError,
+    },
     #[error("cannot make {path} a BPF file system")]
     Bpffs {
         path: PathBuf,
@@ -123,6 +145,18 @@ pub enum Error {
         path: PathBuf,
         #[source]
         source: aya::pin::PinError,
+    },
+    #[error("cannot put a new filter into {path}, which an earlier life of the daemon left")]
+    Inherit {
+        path: PathBuf,
+        #[source]
+        source: aya::programs::links::LinkError,
+    },
+    #[error("cannot make {path} name the new filter's map or link")]
+    Publish {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
     },
     #[error("cannot remove {path}, which an earlier life of the daemon left")]
     Unpin {
@@ -145,6 +179,8 @@ pub struct Datapath {
     /// Which of its two tables each group uses; the kernel has the same in ACTIVE.
     active: Vec<u32>,
     attached: Vec<Attached>,
+    guards: Vec<Guarded>,
+    leaks: guard::Leaks,
     clock: LeaseClock,
     reading: lease::Reading,
     counters: Arc<Counters>,
@@ -153,10 +189,12 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Loads and attaches. Until tables and a lease are written, the filter accepts nothing for the virtual IPs.
+    /// Loads and attaches. Until tables and a lease are written, the filter accepts nothing new for the virtual IPs:
+    /// every bucket is one that this node has just lost, so connections that live here go on.
     ///
-    /// With `pin_dir` (a directory of our own, made a bpffs where it is none) maps and attachments outlive the process,
-    /// and those of an earlier life are replaced; without, they end with the value.
+    /// With `pin_dir` (a directory of our own, made a bpffs where it is none) maps and attachments outlive the process.
+    /// Those of an earlier life are taken over: each interface has one filter or the other at every moment. Without,
+    /// they end with the value.
     pub fn load(plan: &Plan, pin_dir: Option<&Path>, choice: ModeChoice) -> Result<Self, Error> {
         let mut interfaces = Vec::new();
         for name in plan.interfaces() {
@@ -164,16 +202,14 @@ impl Datapath {
                 .map_err(|source| Error::Interface { interface: name.to_owned(), source })?;
             interfaces.push((name.to_owned(), interface));
         }
+        let mut inherited = Inherited::default();
         if let Some(directory) = pin_dir {
             ensure_bpffs(directory).map_err(|source| Error::Bpffs { path: directory.to_owned(), source })?;
-            attach::remove_maps(directory)?;
+            pins::remove_staged(directory)?;
+            inherited = Inherited::read(directory)?;
         }
         let mut datapath = Self::load_detached(plan, &interfaces, pin_dir)?;
-        // An earlier life's filter runs until the moment before ours does.
-        if let Some(directory) = pin_dir {
-            attach::remove_links(directory)?;
-        }
-        match datapath.attach_all(&interfaces, choice) {
+        match datapath.start(&interfaces, choice, inherited) {
             Ok(()) => Ok(datapath),
             Err(error) => {
                 // Half a filter must not outlive us; what went wrong first is what the operator should read.
@@ -185,16 +221,30 @@ impl Datapath {
         }
     }
 
-    fn attach_all(
+    fn start(
         &mut self,
         interfaces: &[(String, sys::Interface)],
         choice: ModeChoice,
+        mut inherited: Inherited,
     ) -> Result<(), Error> {
+        self.write_all_lost()?;
+        let pin_dir = self.pin_dir.as_deref();
         for (name, interface) in interfaces {
             let program = self.object.filter_mut()?;
-            self.attached.push(Attached::attach(program, name, interface, choice, self.pin_dir.as_deref())?);
+            self.attached.push(Attached::attach(program, name, interface, choice, pin_dir, &mut inherited)?);
+            let program = self.object.guard_mut()?;
+            self.guards.push(Guarded::attach(program, name, interface.index, pin_dir, &mut inherited));
         }
-        Ok(())
+        if let Some(directory) = pin_dir {
+            pins::publish_maps(directory)?;
+        }
+        inherited.detach_rest()
+    }
+
+    fn write_all_lost(&mut self) -> Result<(), Error> {
+        let all = |set| BucketBits::from_fn(abi::BUCKETS, |_| set);
+        let lost = Table { mine: all(false), transitional: all(true) };
+        (0..self.active.len()).try_for_each(|group| self.write_table(GroupId(group as u16), &lost))
     }
 
     /// Loads without attaching: for tests and benchmarks, which run the program by hand. `interface` gives the index and
@@ -218,10 +268,13 @@ impl Datapath {
         let reading = lease::Reading::take(object.program(abi::PROGRAM_CLOCK)?).map_err(Error::Clock)?;
         let counters = Arc::new(Counters::of(plan, object.counters_map()?));
         let compare = Compare::of(&mut object)?;
+        let leaks = guard::Leaks::of(plan, object.leaks_map()?);
         Ok(Self {
             object,
             active: vec![0; usize::from(plan.groups)],
             attached: Vec::new(),
+            guards: Vec::new(),
+            leaks,
             clock,
             reading,
             counters,
@@ -308,6 +361,16 @@ impl Datapath {
         &self.attached
     }
 
+    /// Where the guard stands, or why not, by interface.
+    pub fn guards(&self) -> &[Guarded] {
+        &self.guards
+    }
+
+    /// Virtual MACs that somebody uses as a source, which ends the flooding of their frames; empty while all is well.
+    pub fn leaks(&self) -> Result<Vec<Leak>, Error> {
+        self.leaks.read()
+    }
+
     pub fn lease_clock(&self) -> LeaseClock {
         self.clock
     }
@@ -326,15 +389,26 @@ impl Datapath {
         self.object.set_next_program(program)
     }
 
-    /// Ends this process's part: the pinned filter stays as it is, and a later [`Self::load`] takes it over.
-    pub fn leave_pinned(self) {
-        debug_assert!(self.pin_dir.is_some(), "only what is pinned outlives its process");
+    /// Ends this life and leaves the filter: connections that live here go on without a daemon, nothing new is
+    /// accepted, and the next life takes over. Only what is pinned stays.
+    pub fn leave_pinned(mut self) -> Result<(), Error> {
+        self.close_lease()
+    }
+
+    fn close_lease(&mut self) -> Result<(), Error> {
+        self.object
+            .lease
+            .set(0, LeaseValue(abi::Lease::default()), 0)
+            .map_err(|source| Error::Map { map: abi::MAP_LEASE, source })
     }
 
     /// Ends the filter: from here on the stack sees every frame again. Pins are removed.
     pub fn detach(mut self) -> Result<(), Error> {
         for attached in self.attached.drain(..) {
             attached.detach()?;
+        }
+        for guarded in self.guards.drain(..) {
+            guarded.detach()?;
         }
         match &self.pin_dir {
             Some(directory) => remove_pins(directory),

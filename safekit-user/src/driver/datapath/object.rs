@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use aya::maps::{Array, Map, MapData, PerCpuArray, ProgramArray};
-use aya::programs::Xdp;
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, ProgramArray};
+use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
-use safekit_ebpf::abi;
+use safekit_ebpf::{abi, guard};
 
-use super::attach::PINNED_MAPS;
-use super::plan::{Plan, kernel_address, kernel_balance, kernel_key, seed_without_collision};
+use super::pins::{PINNED_MAPS, staged};
+use super::plan::{Plan, kernel_address, kernel_balance, seed_without_collision};
+use super::ports::PortMap;
 use super::{Error, LeaseClock, sys};
 
 /// Built by build.rs.
@@ -27,15 +28,21 @@ struct VipValue(abi::Vip);
 #[repr(transparent)]
 struct RuleValue(abi::Rule);
 
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct LeaksValue(pub(super) guard::Leaks);
+
 // SAFETY: integers without padding.
 unsafe impl Pod for LeaseValue {}
+// SAFETY: integers without padding.
+unsafe impl Pod for LeaksValue {}
 // SAFETY: integers and bytes; its padding is the field `pad`.
 unsafe impl Pod for VipValue {}
-// SAFETY: integers and bytes, written only: `Balance` is never read back from the kernel.
+// SAFETY: integers and bytes, written only: `EvidenceBy` is never read back from the kernel.
 unsafe impl Pod for RuleValue {}
 
 const _: () =
-    assert!(size_of::<abi::Vip>() == 40 && size_of::<abi::Rule>() == 16, "no padding that nobody wrote");
+    assert!(size_of::<abi::Vip>() == 48 && size_of::<abi::Rule>() == 32, "no padding that nobody wrote");
 
 pub(super) struct Object {
     ebpf: Ebpf,
@@ -57,15 +64,12 @@ impl Object {
         clock: LeaseClock,
         pin_dir: Option<&Path>,
     ) -> Result<Self, Error> {
-        let vips = kernel_vips(plan, interfaces);
+        let ports = PortMap::of(plan);
+        let vips = kernel_vips(plan, interfaces, &ports);
         let addresses: Vec<_> = vips.iter().map(|vip| vip.address).collect();
         let vip_seed = seed_without_collision(&addresses, abi::VIP_SLOTS, abi::vip_slot)
             .ok_or(Error::Duplicate("virtual IPs"))?;
         let rules = kernel_rules(plan);
-        let keys: Vec<_> = rules.iter().map(|rule| rule.key).collect();
-        let rule_seed = seed_without_collision(&keys, abi::RULE_SLOTS, abi::rule_slot)
-            .ok_or(Error::Duplicate("rules"))?;
-
         let hash_key = plan.hash_words();
         let clock = match clock {
             LeaseClock::Ticks { tick: _ } => abi::CLOCK_JIFFIES,
@@ -77,19 +81,22 @@ impl Object {
             .btf(None)
             .override_global(abi::GLOBAL_HASH_KEY, &hash_key, true)
             .override_global(abi::GLOBAL_VIP_SEED, &vip_seed, true)
-            .override_global(abi::GLOBAL_RULE_SEED, &rule_seed, true)
             .override_global(abi::GLOBAL_CLOCK, &clock, true)
+            .map_max_entries(abi::MAP_PORTS, ports.rows.len().max(1) as u32)
             .override_global(abi::GLOBAL_CLUSTER, &plan.mark, true)
             .map_max_entries(abi::MAP_AUDIT, u32::from(plan.groups).max(1));
         let mut ebpf = loader.load(OBJECT).map_err(Error::Load)?;
         for program in [abi::PROGRAM, abi::PROGRAM_CLOCK, abi::PROGRAM_EMPTY, abi::PROGRAM_FLOWS] {
             load_program(&mut ebpf, program)?;
         }
+        load_guard(&mut ebpf)?;
         if let Some(directory) = pin_dir {
-            pin_maps(&ebpf, directory)?;
+            stage_maps(&ebpf, directory)?;
         }
+        fill_virtual_macs(&mut ebpf, plan)?;
         fill_vips(&mut ebpf, &vips, vip_seed)?;
-        fill_rules(&mut ebpf, &rules, rule_seed)?;
+        fill_ports(&mut ebpf, &ports)?;
+        fill_rules(&mut ebpf, &rules)?;
         let tables = array(take(&mut ebpf, abi::MAP_TABLES)?, abi::MAP_TABLES)?;
         let active = array(take(&mut ebpf, abi::MAP_ACTIVE)?, abi::MAP_ACTIVE)?;
         let lease = array(take(&mut ebpf, abi::MAP_LEASE)?, abi::MAP_LEASE)?;
@@ -108,6 +115,16 @@ impl Object {
     pub(super) fn audit_map(&mut self) -> Result<PerCpuArray<MapData, abi::AuditRow>, Error> {
         let map = take(&mut self.ebpf, abi::MAP_AUDIT)?;
         PerCpuArray::try_from(map).map_err(|source| Error::Map { map: abi::MAP_AUDIT, source })
+    }
+
+    pub(super) fn leaks_map(&mut self) -> Result<PerCpuArray<MapData, LeaksValue>, Error> {
+        let map = take(&mut self.ebpf, guard::MAP_LEAKS)?;
+        PerCpuArray::try_from(map).map_err(|source| Error::Map { map: guard::MAP_LEAKS, source })
+    }
+
+    pub(super) fn guard_mut(&mut self) -> Result<&mut SchedClassifier, Error> {
+        let program = self.ebpf.program_mut(guard::PROGRAM).ok_or(Error::Missing(guard::PROGRAM))?;
+        program.try_into().map_err(|source| Error::Verify { program: guard::PROGRAM, source })
     }
 
     pub(super) fn program(&self, name: &'static str) -> Result<&Xdp, Error> {
@@ -155,7 +172,7 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
         .map_err(|source| Error::Verify { program: name, source })
 }
 
-fn kernel_vips(plan: &Plan, interfaces: &[(String, sys::Interface)]) -> Vec<abi::Vip> {
+fn kernel_vips(plan: &Plan, interfaces: &[(String, sys::Interface)], ports: &PortMap) -> Vec<abi::Vip> {
     let interface_of = |name: &str| {
         let found = interfaces.iter().find(|(candidate, _)| candidate == name);
         &found.expect("the caller looked up every interface of this plan").1
@@ -169,6 +186,9 @@ fn kernel_vips(plan: &Plan, interfaces: &[(String, sys::Interface)]) -> Vec<abi:
             group: vip.group.0,
             virtual_mac: vip.mac.0,
             own_mac: interface.mac,
+            first_rule: ports.vips[index].first_rule,
+            tcp_row: ports.vips[index].tcp,
+            udp_row: ports.vips[index].udp,
             ..abi::Vip::EMPTY
         }
     };
@@ -177,11 +197,12 @@ fn kernel_vips(plan: &Plan, interfaces: &[(String, sys::Interface)]) -> Vec<abi:
 
 fn kernel_rules(plan: &Plan) -> Vec<abi::Rule> {
     let kernel_rule = |(index, rule): (usize, &super::PlannedRule)| abi::Rule {
-        key: kernel_key(rule),
+        balance: kernel_balance(rule.balance),
         index: index as u16,
         group: rule.group.0,
-        balance: kernel_balance(rule.balance),
-        ..abi::Rule::EMPTY
+        evidence: abi::EvidenceBy::Sockets,
+        away: 0,
+        pad: [0; 2],
     };
     plan.rules.iter().enumerate().map(kernel_rule).collect()
 }
@@ -193,17 +214,45 @@ fn fill_vips(ebpf: &mut Ebpf, vips: &[abi::Vip], seed: u64) -> Result<(), Error>
         .map_err(|source| Error::Map { map: abi::MAP_VIPS, source })
 }
 
-fn fill_rules(ebpf: &mut Ebpf, rules: &[abi::Rule], seed: u64) -> Result<(), Error> {
+fn fill_ports(ebpf: &mut Ebpf, ports: &PortMap) -> Result<(), Error> {
+    let mut map: Array<MapData, abi::PortRow> = array(take(ebpf, abi::MAP_PORTS)?, abi::MAP_PORTS)?;
+    (0..)
+        .zip(&ports.rows)
+        .try_for_each(|(place, row)| map.set(place, **row, 0))
+        .map_err(|source| Error::Map { map: abi::MAP_PORTS, source })
+}
+
+fn fill_rules(ebpf: &mut Ebpf, rules: &[abi::Rule]) -> Result<(), Error> {
     let mut map: Array<MapData, RuleValue> = array(take(ebpf, abi::MAP_RULES)?, abi::MAP_RULES)?;
-    rules
-        .iter()
-        .try_for_each(|rule| map.set(abi::rule_slot(rule.key, seed), RuleValue(*rule), 0))
+    (0..)
+        .zip(rules)
+        .try_for_each(|(place, rule)| map.set(place, RuleValue(*rule), 0))
         .map_err(|source| Error::Map { map: abi::MAP_RULES, source })
 }
 
-fn pin_maps(ebpf: &Ebpf, directory: &Path) -> Result<(), Error> {
+fn load_guard(ebpf: &mut Ebpf) -> Result<(), Error> {
+    let program = ebpf.program_mut(guard::PROGRAM).ok_or(Error::Missing(guard::PROGRAM))?;
+    <&mut SchedClassifier>::try_from(program)
+        .and_then(SchedClassifier::load)
+        .map_err(|source| Error::Verify { program: guard::PROGRAM, source })
+}
+
+/// Only unicast ones can be a source, and only those of this node's own are never one.
+fn fill_virtual_macs(ebpf: &mut Ebpf, plan: &Plan) -> Result<(), Error> {
+    let map_error = |source| Error::Map { map: guard::MAP_VIRTUAL_MACS, source };
+    let mut map: HashMap<MapData, u64, u32> =
+        HashMap::try_from(take(ebpf, guard::MAP_VIRTUAL_MACS)?).map_err(map_error)?;
+    for (vip, place) in plan.virtual_ips.iter().zip(0u32..) {
+        if guard::may_be_virtual(vip.mac.0) {
+            map.insert(guard::key(vip.mac.0), place, 0).map_err(map_error)?;
+        }
+    }
+    Ok(())
+}
+
+fn stage_maps(ebpf: &Ebpf, directory: &Path) -> Result<(), Error> {
     for name in PINNED_MAPS {
-        let path = directory.join(name);
+        let path = staged(directory, name);
         let map = ebpf.map(name).ok_or(Error::Missing(name))?;
         map.pin(&path).map_err(|source| Error::Pin { path, source })?;
     }

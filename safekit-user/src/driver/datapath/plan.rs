@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use safekit_ebpf::abi::{self, Address, Balance, GROUPS_MAX, RULES_MAX, VIPS_MAX};
-use safekit_ebpf::packet;
+use safekit_ebpf::abi::{Address, Balance, GROUPS_MAX, RULES_MAX, RULES_OF_VIP_MAX, VIPS_MAX};
+use safekit_ebpf::guard;
 
 use crate::config::{self, Config, Evidence, Ports, Protocol};
 use crate::types::{GroupId, NodeId};
@@ -81,6 +81,9 @@ impl Plan {
             }
         }
         refuse_later(&rules)?;
+        let of_vip = |place| rules.iter().filter(|rule| rule.vip == place).count();
+        let most = (0..virtual_ips.len() as u16).map(of_vip).max().unwrap_or_default();
+        within("rules of one virtual IP", most, RULES_OF_VIP_MAX)?;
         let groups = config.groups.len();
         within("ways of sharing", groups, GROUPS_MAX)?;
         within("virtual IPs", virtual_ips.len(), VIPS_MAX)?;
@@ -115,14 +118,6 @@ impl Plan {
 
 fn refuse_later(rules: &[PlannedRule]) -> Result<(), PlanError> {
     for rule in rules {
-        if rule.ports.width() > 0 {
-            return Err(PlanError::Later("ranges of ports"));
-        }
-        if matches!(rule.balance, config::Balance::ClientNetwork { .. })
-            && rule.balance != config::Balance::NETWORK
-        {
-            return Err(PlanError::Later("other prefixes than /24 and /64"));
-        }
         if rule.evidence == Evidence::Flows {
             return Err(PlanError::Later("evidence: flows"));
         }
@@ -153,14 +148,16 @@ impl VirtualMac {
         match address {
             IpAddr::V4(v4) => {
                 let [a, b, c, d] = v4.octets();
-                Self([0x02, 0x53, a, b, c, d])
+                let [local, letter] = guard::PREFIXES[0];
+                Self([local, letter, a, b, c, d])
             }
             IpAddr::V6(v6) => {
                 let hash = v6.octets().iter().fold(0x811c_9dc5_u32, |hash, octet| {
                     (hash ^ u32::from(*octet)).wrapping_mul(0x0100_0193)
                 });
                 let [a, b, c, d] = hash.to_be_bytes();
-                Self([0x02, 0x36, a, b, c, d])
+                let [local, digit] = guard::PREFIXES[1];
+                Self([local, digit, a, b, c, d])
             }
         }
     }
@@ -190,7 +187,7 @@ pub fn bucket(
     let words = [key as u64, (key >> 64) as u64];
     crate::types::Bucket(safekit_ebpf::flow::bucket(
         words,
-        kernel_balance(balance),
+        &kernel_balance(balance),
         kernel_address(client),
         port,
     ))
@@ -205,24 +202,15 @@ pub(super) fn kernel_address(address: IpAddr) -> Address {
 
 pub(super) fn kernel_balance(balance: config::Balance) -> Balance {
     match balance {
-        config::Balance::Connection => Balance::Connection,
-        config::Balance::Client => Balance::Client,
-        config::Balance::ClientNetwork { .. } => Balance::ClientNetwork,
+        config::Balance::Connection => Balance::CONNECTION,
+        config::Balance::Client => Balance::CLIENT,
+        config::Balance::ClientNetwork { ipv4, ipv6 } => Balance::network(ipv4, ipv6),
     }
-}
-
-pub(super) fn kernel_key(rule: &PlannedRule) -> abi::RuleKey {
-    let protocol = match rule.protocol {
-        Protocol::Tcp => packet::PROTOCOL_TCP,
-        Protocol::Udp => packet::PROTOCOL_UDP,
-    };
-    abi::RuleKey::new(rule.vip, protocol, rule.ports.first)
 }
 
 /// The first odd multiplier under which no two keys share a slot. Deterministic: the same plan gives the same seed.
 ///
-/// With 64 keys in 1,024 slots one seed in seven fits, with 256 in 8,192 one in fifty; a million tries without one
-/// would mean that two keys are equal.
+/// With 64 keys in 1,024 slots one seed in seven fits; a million tries without one would mean that two keys are equal.
 pub(super) fn seed_without_collision<K: Copy>(
     keys: &[K],
     slots: usize,
@@ -241,6 +229,8 @@ pub(super) fn seed_without_collision<K: Copy>(
 
 #[cfg(test)]
 mod tests {
+    use safekit_ebpf::abi;
+
     use super::*;
 
     #[test]
@@ -266,10 +256,6 @@ mod tests {
         slots.sort_unstable();
         slots.dedup();
         assert_eq!(slots.len(), VIPS_MAX);
-
-        let keys: Vec<_> =
-            (0..RULES_MAX as u16).map(|index| abi::RuleKey::new(index / 16, 6, 8000 + index % 16)).collect();
-        assert!(seed_without_collision(&keys, abi::RULE_SLOTS, abi::rule_slot).is_some());
     }
 
     #[test]

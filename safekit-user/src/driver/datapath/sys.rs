@@ -11,6 +11,7 @@ use rustix::mount::{MountFlags, mount};
 
 /// linux/bpf.h
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_DETACH: libc::c_long = 34;
 /// linux/magic.h
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -25,6 +26,42 @@ struct ObjectAttributes {
     path: u64,
     fd: u32,
     flags: u32,
+}
+
+/// Fields of `union bpf_attr` for BPF_OBJ_GET_INFO_BY_FD.
+#[repr(C)]
+struct InfoAttributes {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// The head of `struct bpf_link_info` (linux/bpf.h), for links on interfaces: XDP and tcx begin alike.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    gap: u32,
+    interface: u32,
+    rest: u32,
+}
+
+/// The index of the interface that the link pinned at `path` is on; 0 when that has gone.
+pub(super) fn pinned_link_interface(path: &Path) -> io::Result<u32> {
+    let link = open_pin(path)?;
+    let mut info = LinkInfo::default();
+    let mut attributes = InfoAttributes {
+        fd: link.as_raw_fd() as u32,
+        length: size_of::<LinkInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: the kernel reads the attributes and fills `info` up to its length; both live until the call returns.
+    let answer = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw mut attributes, size_of::<InfoAttributes>())
+    };
+    if answer != 0 { Err(io::Error::last_os_error()) } else { Ok(info.interface) }
 }
 
 /// Detaches the link pinned at `path`, whoever else holds it, and removes the pin. Closing the last descriptor would

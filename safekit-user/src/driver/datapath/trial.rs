@@ -5,9 +5,10 @@ use std::path::Path;
 
 use safekit_ebpf::abi;
 
-use super::attach::{GENERIC_DRIVERS, link_pin};
+use super::attach::GENERIC_DRIVERS;
 use super::lease::Reading;
-use super::{Datapath, Error, LeaseClock, Plan, sys};
+use super::pins::What;
+use super::{Datapath, Error, LeaseClock, Mode, Plan, sys};
 use crate::driver::clock;
 
 /// A filter that was loaded for a moment.
@@ -53,7 +54,7 @@ pub fn index_and_mac(interface: &str) -> io::Result<(u32, [u8; 6])> {
 
 /// Whether a daemon of this directory has its filter on the interface.
 pub fn is_pinned(pin_dir: &Path, interface: &str) -> bool {
-    link_pin(pin_dir, interface).exists()
+    [Mode::Native, Mode::Generic].iter().any(|mode| What::Filter(*mode).pin(pin_dir, interface).exists())
 }
 
 /// linux/bpf.h

@@ -173,8 +173,8 @@ pub(super) async fn traffic_control(index: u32) -> io::Result<Vec<String>> {
                 .map(|id| format!("{place} {}", program_name(id))),
         );
     }
-    // The guard of this node's own daemon.
-    found.retain(|program| !program.contains("safekit"));
+    // Ours is in nobody's way: it drops what must never leave.
+    found.retain(|name| *name != format!("egress {}", safekit_ebpf::guard::PROGRAM));
     found.sort();
     found.dedup();
     Ok(found)

@@ -6,6 +6,9 @@ use super::{Engine, PeerStatus, Table, View};
 use crate::types::snapshot::MemberState;
 use crate::types::{Bucket, GroupId, Instant, NodeId, Notes, ViewId};
 
+/// Heartbeats in a row without an answer; well before anybody yields or is given up.
+const UNANSWERED: u32 = 3;
+
 impl Engine {
     pub fn member_state(&self) -> MemberState {
         self.member.state
@@ -29,6 +32,16 @@ impl Engine {
     pub fn notes(&self, node: NodeId) -> Option<&Notes> {
         let peer = self.peers.get(usize::from(node.0)).filter(|peer| peer.member.is_some())?;
         peer.life.as_ref().map(|life| &life.notes)
+    }
+
+    /// Some node of the configuration, running or not, has not acknowledged my last heartbeats.
+    pub fn is_unanswered(&self) -> bool {
+        let patience = self.setup.timing.interval * UNANSWERED;
+        let answers = |node: NodeId| {
+            let life = self.peers[usize::from(node.0)].life.as_ref();
+            life.is_some_and(|life| self.now.since(life.acked_sent()) <= patience)
+        };
+        !self.nodes.without(self.setup.me).iter().all(answers)
     }
 
     fn peer(&self, node: NodeId) -> PeerStatus {

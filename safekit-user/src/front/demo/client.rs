@@ -258,7 +258,8 @@ fn parse(received: &[u8], nodes: &[String]) -> Result<Option<Answer>, Failure> {
     Ok(Some(Answer { node: NodeId(index as u8), last: field("Connection") == Some("close") }))
 }
 
-fn failure(error: &io::Error) -> Failure {
+/// What an error of a socket means to a client.
+pub fn failure(error: &io::Error) -> Failure {
     let is_one_of = |kinds: &[io::ErrorKind]| kinds.contains(&error.kind());
     if is_one_of(&[io::ErrorKind::ConnectionRefused]) {
         Failure::Refused

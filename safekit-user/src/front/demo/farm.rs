@@ -1,7 +1,9 @@
 //! Real daemons from a real file on the demo's machines, and what can happen to them.
 
+use std::ffi::OsString;
 use std::io;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +14,7 @@ use rustix::process::{Pid, Signal};
 
 use super::process::{self, Process};
 use super::timeline::Timeline;
-use super::topology::{self, Network, Topology, VIRTUAL_IP, node_name};
+use super::topology::{self, Families, Network, Topology, VIRTUAL_IP, node_name};
 use super::watch::{Sight, Watcher};
 use super::{leftovers, web};
 use crate::driver::clock;
@@ -53,6 +55,38 @@ pub enum Error {
     NoPid { node: String, why: String },
 }
 
+/// What a farm is made of: the demo's, or that of a test.
+#[derive(Clone, Debug)]
+pub struct Design {
+    pub nodes: usize,
+    pub families: Families,
+    pub virtual_ips: Vec<IpAddr>,
+    /// As in the configuration: `flood`, `multicast`, `directed`.
+    pub delivery: String,
+    /// Of the heartbeat: `fast`, `default`, `tolerant`.
+    pub profile: String,
+    /// As in the configuration, one flow mapping each.
+    pub rules: Vec<String>,
+    /// The web server's program and arguments; `--name NODE` is added. It listens on [`PORT`].
+    pub server: Vec<OsString>,
+}
+
+impl Design {
+    /// The demo's: one virtual IP, one rule, and the web server that is part of `binary`.
+    pub fn demo(binary: &Path, nodes: usize) -> Self {
+        let listen = format!("0.0.0.0:{PORT}");
+        Self {
+            nodes,
+            families: Families::Ipv4,
+            virtual_ips: vec![VIRTUAL_IP.into()],
+            delivery: "flood".to_owned(),
+            profile: "default".to_owned(),
+            rules: vec![format!("{{ protocol: tcp, port: {PORT}, balance: connection }}")],
+            server: vec![binary.into(), "demo-web".into(), "--listen".into(), listen.into()],
+        }
+    }
+}
+
 /// A farm under way. Dropping it ends its processes first, then removes its machines.
 pub struct Farm {
     watchers: Vec<Watcher>,
@@ -60,6 +94,7 @@ pub struct Farm {
     downs: Vec<(NodeId, Instant)>,
     binary: PathBuf,
     config: PathBuf,
+    server: Vec<OsString>,
     topology: Topology,
 }
 
@@ -84,17 +119,23 @@ impl Farm {
 
     /// Machines and files; nothing runs yet.
     pub fn idle(binary: &Path, nodes: usize) -> Result<Self, Error> {
-        let topology = Topology::build(nodes)?;
+        Self::designed(binary, Design::demo(binary, nodes))
+    }
+
+    /// The same, of another design.
+    pub fn designed(binary: &Path, design: Design) -> Result<Self, Error> {
+        let topology = Topology::build_with(design.nodes, design.families)?;
         let config = topology.run_dir().join("safekit.yaml");
         write_key(&key_file(&topology))?;
-        write(&config, yaml(&topology).as_bytes(), 0o644)?;
+        write(&config, yaml(&topology, &design).as_bytes(), 0o644)?;
         let watchers = topology
             .ids()
             .map(|node| Watcher::start(socket(&topology, node)))
             .collect::<io::Result<_>>()
             .map_err(Error::Watch)?;
         let machines = topology.ids().map(|_| Machine::default()).collect();
-        Ok(Self { watchers, machines, downs: Vec::new(), binary: binary.to_owned(), config, topology })
+        let (binary, server) = (binary.to_owned(), design.server);
+        Ok(Self { watchers, machines, downs: Vec::new(), binary, config, server, topology })
     }
 
     pub fn topology(&self) -> &Topology {
@@ -222,6 +263,21 @@ impl Farm {
         Ok(asked)
     }
 
+    /// Asks the daemon's parent to read the configuration and the binary again.
+    pub fn reload(&self, node: NodeId) -> Result<Instant, Error> {
+        let Some(daemon) = &self.machines[usize::from(node.0)].daemon else {
+            return Err(Error::NoDaemon(node_name(node)));
+        };
+        let asked = clock::now();
+        daemon.signal(Signal::HUP);
+        Ok(asked)
+    }
+
+    /// The process that `safekit daemon` is: the parent of the daemon itself.
+    pub fn parent_pid(&self, node: NodeId) -> Option<Pid> {
+        self.machines[usize::from(node.0)].daemon.as_ref().map(Process::pid)
+    }
+
     /// Ends the web server as good ones end, which moves its last connections, and waits for the daemon.
     pub fn finish_stop(&mut self, node: NodeId) -> Result<(), Error> {
         let machine = &mut self.machines[usize::from(node.0)];
@@ -230,6 +286,20 @@ impl Farm {
             web.wait(STOP_TIMEOUT)?;
         }
         machine.web = None;
+        self.finish_leave(node)
+    }
+
+    /// Whether the daemon that was asked to stop has ended.
+    pub fn has_left(&mut self, node: NodeId) -> Result<bool, Error> {
+        match &mut self.machines[usize::from(node.0)].daemon {
+            Some(daemon) => Ok(daemon.ended()?.is_some()),
+            None => Ok(true),
+        }
+    }
+
+    /// Waits for the daemon alone: the web server stays.
+    pub fn finish_leave(&mut self, node: NodeId) -> Result<(), Error> {
+        let machine = &mut self.machines[usize::from(node.0)];
         if let Some(daemon) = &mut machine.daemon {
             let status = daemon.wait(STOP_TIMEOUT)?;
             if !status.success() {
@@ -272,8 +342,9 @@ impl Farm {
     /// Starts the web server alone.
     pub fn start_web(&mut self, node: NodeId) -> Result<(), Error> {
         let name = node_name(node);
-        let mut command = Command::new(&self.binary);
-        command.args(["demo-web", "--listen", &format!("0.0.0.0:{PORT}"), "--name", &name]);
+        let (program, arguments) = self.server.split_first().expect("a design names its server");
+        let mut command = Command::new(program);
+        command.args(arguments).args(["--name", &name]);
         let namespace = self.topology.node(node).ok_or_else(|| Error::Off(name.clone()))?;
         let log = self.topology.run_dir().join(format!("{name}-web.log"));
         let mut process = Process::start(&format!("the web server of {name}"), command, namespace, &log)?;
@@ -321,7 +392,7 @@ fn parent_of(pid: Pid) -> Option<Pid> {
 }
 
 /// The same file that an operator would write.
-fn yaml(topology: &Topology) -> String {
+fn yaml(topology: &Topology, design: &Design) -> String {
     let nodes: String = topology
         .ids()
         .map(|node| {
@@ -330,6 +401,9 @@ fn yaml(topology: &Topology) -> String {
             format!("    - {{ name: {}, addresses: {{ {lan}, {backup} }} }}\n", node_name(node))
         })
         .collect();
+    let virtual_ip = |address: &IpAddr| format!("      - {{ address: \"{address}\", interface: eth0 }}\n");
+    let virtual_ips: String = design.virtual_ips.iter().map(virtual_ip).collect();
+    let rules: String = design.rules.iter().map(|rule| format!("      - {rule}\n")).collect();
     format!(
         "cluster:
   name: demo
@@ -338,22 +412,23 @@ fn yaml(topology: &Topology) -> String {
     - {{ name: lan, port: 4800 }}
     - {{ name: backup, port: 4800 }}
   nodes:
-{nodes}  heartbeat: {{ profile: default }}
+{nodes}  heartbeat: {{ profile: {profile} }}
 
 modules:
   - name: {MODULE}
     kind: farm
     virtual_ips:
-      - {{ address: {VIRTUAL_IP}, interface: eth0 }}
-    delivery: flood
+{virtual_ips}    delivery: {delivery}
     rules:
-      - {{ protocol: tcp, port: {PORT}, balance: connection }}
-",
-        key = key_file(topology).display()
+{rules}",
+        key = key_file(topology).display(),
+        profile = design.profile,
+        delivery = design.delivery,
     )
 }
 
-fn write_key(path: &Path) -> Result<(), Error> {
+/// A fresh key, for its owner's eyes only.
+pub fn write_key(path: &Path) -> Result<(), Error> {
     let mut key = [0_u8; 32];
     SystemRandom::new().fill(&mut key).map_err(|_| Error::Random)?;
     let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -124,6 +124,16 @@ impl Namespace {
         Ok(())
     }
 
+    /// IPv6 whose addresses are usable at once, and to which no router adds any.
+    pub fn with_steady_ipv6(&self) -> Result<(), Error> {
+        for scope in ["all", "default"] {
+            for key in ["accept_dad", "accept_ra", "router_solicitations"] {
+                self.sysctl(&format!("net/ipv6/conf/{scope}/{key}"), "0")?;
+            }
+        }
+        Ok(())
+    }
+
     /// Processes that live inside, whoever started them.
     pub fn processes(&self) -> Vec<Pid> {
         let Ok(own) = self.handle.metadata() else { return Vec::new() };

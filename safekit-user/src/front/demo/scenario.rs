@@ -91,7 +91,7 @@ impl<'a> Scenario<'a> {
         wait_whole(&mut farm, interrupt)?;
         audience.caption("starting the client");
         let namespace = farm.topology().client();
-        let tap = Tap::start(namespace, (VIRTUAL_IP, PORT))?;
+        let tap = Tap::start(namespace, (VIRTUAL_IP, PORT).into())?;
         let load = Load {
             target: (VIRTUAL_IP, PORT).into(),
             requests_per_second: REQUESTS_PER_SECOND,

@@ -12,7 +12,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,6 +27,10 @@ pub const NODES_MAX: usize = 8;
 
 pub const VIRTUAL_IP: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 100);
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 200);
+
+/// The same with IPv6, where a topology has it. Documentation prefixes would do as well; these are local ones.
+pub const VIRTUAL_IP_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 99, 0, 0, 0, 0, 0, 0x100);
+pub const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 99, 0, 0, 0, 0, 0, 0x200);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -87,10 +91,18 @@ impl Network {
     }
 }
 
+/// What the clients' network carries. The backup network has IPv4 alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    Ipv4,
+    Ipv4And6,
+}
+
 /// A switch, nodes and a client, of one run.
 #[derive(Debug)]
 pub struct Topology {
     prefix: Prefix,
+    families: Families,
     run_dir: PathBuf,
     client: Option<Namespace>,
     /// None while the node is powered off.
@@ -101,8 +113,24 @@ pub fn node_name(node: NodeId) -> String {
     format!("n{}", node.0 + 1)
 }
 
+/// Whose network card in the clients' network this is.
+pub fn node_of_card(mac: [u8; 6]) -> Option<NodeId> {
+    let [_, network, _, _] = Network::Lan.address(NodeId(0)).octets();
+    let host = (mac[..5] == [0x0a, 0x53, 0x4b, 0, network]).then_some(mac[5])?;
+    host.checked_sub(1).filter(|index| usize::from(*index) < NODES_MAX).map(NodeId)
+}
+
+/// A node's address in the clients' network.
+pub const fn address_v6(node: NodeId) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 99, 0, 0, 0, 0, 0, node.0 as u16 + 1)
+}
+
 impl Topology {
     pub fn build(nodes: usize) -> Result<Self, Error> {
+        Self::build_with(nodes, Families::Ipv4)
+    }
+
+    pub fn build_with(nodes: usize, families: Families) -> Result<Self, Error> {
         static BUILT: AtomicU32 = AtomicU32::new(0);
         if !(2..=NODES_MAX).contains(&nodes) {
             return Err(Error::NodeCount(nodes));
@@ -115,7 +143,7 @@ impl Topology {
         };
         std::fs::create_dir_all(&run_dir).map_err(file("make the directory", &run_dir))?;
         // From here on the value exists, so whatever fails below is removed by its drop.
-        let mut topology = Self { prefix, run_dir, client: None, nodes: Vec::new() };
+        let mut topology = Self { prefix, families, run_dir, client: None, nodes: Vec::new() };
         topology.nodes.resize_with(nodes, || None);
         leftovers::sign(&topology.run_dir).map_err(file("write into", &topology.run_dir))?;
         topology.add_switch()?;
@@ -186,7 +214,7 @@ impl Topology {
     /// Plugs a node in (again).
     pub fn add_node(&mut self, node: NodeId) -> Result<(), Error> {
         let namespace = Namespace::add(&self.name_of(&node_name(node)))?;
-        namespace.without_ipv6()?;
+        self.settle_ipv6(&namespace)?;
         let (mut ports, mut inside) = (String::new(), String::from("link set lo up\n"));
         for network in Network::ALL {
             let (port, interface) = (port(node, network), network.interface());
@@ -196,6 +224,9 @@ impl Topology {
             _ = writeln!(inside, "link set {interface} address {}", network.mac(node));
             _ = writeln!(inside, "addr add {}/24 dev {interface}", network.address(node));
             _ = writeln!(inside, "link set {interface} up");
+        }
+        if self.families == Families::Ipv4And6 {
+            _ = writeln!(inside, "addr add {}/64 dev {} nodad", address_v6(node), Network::Lan.interface());
         }
         // Owned by the topology before anything more can fail.
         let name = namespace.name().to_owned();
@@ -222,7 +253,7 @@ impl Topology {
 
     fn add_client(&mut self) -> Result<(), Error> {
         let client = Namespace::add(&self.name_of("c"))?;
-        client.without_ipv6()?;
+        self.settle_ipv6(&client)?;
         // Fresh source ports are what spreads the client's connections over buckets.
         client.sysctl("net/ipv4/ip_local_port_range", "10240 65535")?;
         let port = format!(
@@ -230,12 +261,20 @@ impl Topology {
             client.name()
         );
         ip_batch(&self.switch_name(), &port)?;
-        ip_batch(
-            client.name(),
-            &format!("link set lo up\naddr add {CLIENT}/24 dev eth0\nlink set eth0 up\n"),
-        )?;
+        let mut inside = format!("link set lo up\naddr add {CLIENT}/24 dev eth0\nlink set eth0 up\n");
+        if self.families == Families::Ipv4And6 {
+            _ = writeln!(inside, "addr add {CLIENT_V6}/64 dev eth0 nodad");
+        }
+        ip_batch(client.name(), &inside)?;
         self.client = Some(client);
         Ok(())
+    }
+
+    fn settle_ipv6(&self, namespace: &Namespace) -> Result<(), super::namespace::Error> {
+        match self.families {
+            Families::Ipv4 => namespace.without_ipv6(),
+            Families::Ipv4And6 => namespace.with_steady_ipv6(),
+        }
     }
 
     fn set_ports(&self, node: NodeId, state: &str) -> Result<(), Error> {
@@ -246,11 +285,13 @@ impl Topology {
         ip_batch(&self.switch_name(), &batch)
     }
 
-    fn switch_name(&self) -> String {
+    /// The switch's namespace, for tests that rewire it.
+    pub fn switch_name(&self) -> String {
         self.name_of("sw")
     }
 
-    fn name_of(&self, machine: &str) -> String {
+    /// A name for a machine of this run: it goes with the run.
+    pub fn name_of(&self, machine: &str) -> String {
         format!("{}-{machine}", self.prefix)
     }
 }
