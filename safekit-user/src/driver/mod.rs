@@ -1,6 +1,7 @@
 //! L3: the only code with sockets, files, clocks and processes. It carries out what the engines decide.
 
 pub mod announce;
+pub mod audit;
 pub mod census;
 pub mod clock;
 pub mod connections;

@@ -7,6 +7,7 @@
 
 use std::io;
 
+use super::audit::Auditor;
 use super::datapath::{self, Datapath, Plan};
 use super::probe::Prober;
 use crate::config::Config;
@@ -22,6 +23,7 @@ pub struct Noter {
     macs: Vec<[u8; 6]>,
     prober: Prober,
     unseen: Vec<Unseen>,
+    auditor: Option<Auditor>,
     findings: Findings,
 }
 
@@ -41,6 +43,7 @@ impl Noter {
             macs: macs.collect::<io::Result<_>>()?,
             prober: Prober::open(config, me, plan)?,
             unseen: Vec::new(),
+            auditor: Auditor::new(config, me),
             findings: Findings::default(),
         })
     }
@@ -57,13 +60,21 @@ impl Noter {
         now: Instant,
     ) -> Result<(), datapath::Error> {
         let members = engine.view().members;
-        let Some(unseen) = self.prober.turn(datapath, members, now)? else { return Ok(()) };
-        self.unseen = unseen;
-        engine.handle(
-            Input::Notes(Notes { macs: self.macs.clone(), unseen: self.unseen.clone(), audit: None }),
-            now,
-        );
-        self.conclude(engine, members);
+        let heard = self.prober.turn(datapath, members, now)?;
+        let page = match &mut self.auditor {
+            Some(auditor) => auditor.turn(engine, datapath, now)?,
+            None => None,
+        };
+        if heard.is_none() && page.is_none() {
+            return Ok(());
+        }
+        let conclude = heard.is_some();
+        self.unseen = heard.unwrap_or_else(|| std::mem::take(&mut self.unseen));
+        let notes = Notes { macs: self.macs.clone(), unseen: self.unseen.clone(), audit: page.map(Box::new) };
+        engine.handle(Input::Notes(notes), now);
+        if conclude {
+            self.conclude(engine, members);
+        }
         Ok(())
     }
 
@@ -72,7 +83,8 @@ impl Noter {
         let others = members.without(self.me).iter();
         told.extend(others.filter_map(|node| Some((node, engine.notes(node)?.unseen.clone()))));
         let undelivered = probe::undelivered(&self.config, members, &told);
-        let warnings = probe::warnings(&self.config, &undelivered);
+        let mut warnings = probe::warnings(&self.config, &undelivered);
+        warnings.extend(self.auditor.iter().flat_map(|auditor| auditor.warnings(engine)));
         for warning in warnings.iter().filter(|warning| !self.findings.warnings.contains(warning)) {
             tracing::warn!(remedy = %warning.remedy, "{}", warning.what);
         }
