@@ -206,7 +206,7 @@ fn moves_bursts_losses_and_restarts_raise_nothing() {
                 2 if farm.step > 1200 && farm.step % 3 == 0 => {
                     let restarted = farm.random(nodes as u64) as usize;
                     farm.nodes[restarted].audit = audit(restarted as u8, nodes);
-                    farm.nodes[restarted].counts = Box::new([[0; 2]; CELLS]);
+                    *farm.nodes[restarted].counts = [[0; 2]; CELLS];
                 }
                 _ => {}
             }
