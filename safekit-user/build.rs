@@ -35,7 +35,7 @@ const OUTER_ONLY: &[&str] = &[
 ];
 
 fn main() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(PACKAGE);
+    let source = PathBuf::from(variable("CARGO_MANIFEST_DIR")).with_file_name(PACKAGE);
     for watched in ["src", "Cargo.toml"] {
         println!("cargo::rerun-if-changed={}", source.join(watched).display());
     }

@@ -18,10 +18,12 @@
 //! NEWCOMERS FlowKey -> FlowRecord   the same before it: what a flood fills, and nothing else; LRU
 //! AWAY      row * 64 + bucket / 1024   when each bucket was last another node's (boot clock, ns)
 //! SIGHTS    slot / 1024             when a UDP packet that hashes here was last left to another node
+//! PROBES    virtual IP -> [u32; 128]   the newest round of each sender (see `probe.rs`)
+//! AUDIT     group     -> AuditRow   per CPU, opening packets by cell; only ever counts up
 //! ```
 
 /// Changes with every change of a shape in this file or of what a counter means.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 pub const PROGRAM: &str = "safekit_farm";
 /// Reads both clocks in one go, so that the driver can state a lease in ticks.
@@ -43,6 +45,8 @@ pub const MAP_FLOWS: &str = "FLOWS";
 pub const MAP_NEWCOMERS: &str = "NEWCOMERS";
 pub const MAP_AWAY: &str = "AWAY";
 pub const MAP_SIGHTS: &str = "SIGHTS";
+pub const MAP_PROBES: &str = "PROBES";
+pub const MAP_AUDIT: &str = "AUDIT";
 /// Only for benchmarks: the program that [`PROGRAM_FLOWS`] calls.
 pub const MAP_NEXT: &str = "NEXT";
 
@@ -51,6 +55,7 @@ pub const GLOBAL_HASH_KEY: &str = "HASH_KEY";
 pub const GLOBAL_VIP_SEED: &str = "VIP_SEED";
 pub const GLOBAL_CLOCK: &str = "CLOCK";
 pub const GLOBAL_LIMITS: &str = "LIMITS";
+pub const GLOBAL_CLUSTER: &str = "CLUSTER";
 
 pub const BUCKETS: usize = 65_536;
 pub const BUCKETS_PER_WORD: usize = 32;
@@ -83,6 +88,25 @@ pub type CounterRow = [u64; REASON_SLOTS];
 pub type PortRow = [u8; PORTS];
 pub type AwayPage = [u64; PAGE];
 pub type SightPage = [u32; PAGE];
+
+/// Virtual IPs that can be probed, by their place in the configuration.
+pub const PROBE_VIPS: usize = 256;
+pub const PROBE_SENDERS: usize = 128;
+/// The newest round of each sender of probes to one virtual IP; zero: none.
+pub type ProbeRow = [u32; PROBE_SENDERS];
+
+/// Half of a group's cells: the buckets whose upper ten bits are one number, then those whose lower ten bits are.
+pub const AUDIT_HALF: usize = 1024;
+pub const AUDIT_CELLS: usize = 2 * AUDIT_HALF;
+
+/// The two cells of a bucket. Together they tell it from every other.
+#[inline(always)]
+pub const fn audit_cells(bucket: u16) -> [usize; 2] {
+    [(bucket >> 6) as usize & (AUDIT_HALF - 1), AUDIT_HALF + (bucket as usize & (AUDIT_HALF - 1))]
+}
+
+/// Opening packets that this node has seen and passed: by cell, wrapping.
+pub type AuditRow = [[u32; 2]; AUDIT_CELLS];
 
 /// An address as two words, most significant first. IPv4 is mapped (`::ffff:a.b.c.d`), as in RFC 4291 2.5.5.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -17,5 +17,6 @@ pub mod flow;
 pub mod flows;
 pub mod guard;
 pub mod packet;
+pub mod probe;
 pub mod transport;
 pub mod verdict;

@@ -15,6 +15,7 @@ use aya_ebpf::programs::XdpContext;
 use safekit_ebpf::abi::{Address, FlowKey, FlowRecord, FragmentKey, Limits, Rule, Vip};
 use safekit_ebpf::flow::{Bucket, HashKey};
 use safekit_ebpf::packet::{Ethernet, Frame, FrameMut, Ip, OFFSET_MAX, Plain, Protocol, Version};
+use safekit_ebpf::probe::Probe;
 use safekit_ebpf::verdict::{BucketState, Evidence, Flow, Verdict, World, apply, decide};
 
 #[xdp]
@@ -178,6 +179,16 @@ impl World for Kernel<'_> {
             // SAFETY: the helper only returns a number.
             unsafe { bpf_jiffies64() < lease.jiffies }
         }
+    }
+
+    #[inline(always)]
+    fn hear(&self, probe: &Probe) -> bool {
+        maps::hear(probe)
+    }
+
+    #[inline(always)]
+    fn audit(&self, group: u16, bucket: Bucket, passed: bool) {
+        maps::audit(group, bucket, passed);
     }
 
     #[inline(always)]

@@ -4,11 +4,12 @@ use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, ProgramArray};
 use safekit_ebpf::abi::{
-    self, Address, AwayPage, CounterRow, FLOWS_MAX, FRAGMENTS_MAX, FlowKey, FlowRecord, FragmentKey,
-    GROUPS_MAX, Lease, Limits, NEWCOMERS_MAX, PAGE, PortRow, REASON_SLOTS, RULES_MAX, Rule, SCOPES,
-    SightPage, TABLE_WORDS, Table, VIP_SLOTS, Vip,
+    self, AUDIT_CELLS, Address, AuditRow, AwayPage, CounterRow, FLOWS_MAX, FRAGMENTS_MAX, FlowKey,
+    FlowRecord, FragmentKey, GROUPS_MAX, Lease, Limits, NEWCOMERS_MAX, PAGE, PROBE_SENDERS, PROBE_VIPS,
+    PortRow, ProbeRow, REASON_SLOTS, RULES_MAX, Rule, SCOPES, SightPage, TABLE_WORDS, Table, VIP_SLOTS, Vip,
 };
 use safekit_ebpf::flow::{Bucket, HashKey};
+use safekit_ebpf::probe::Probe;
 use safekit_ebpf::verdict::{BucketState, Decision};
 
 #[unsafe(no_mangle)]
@@ -20,6 +21,10 @@ static CLOCK: Global<u64> = Global::new(abi::CLOCK_PRECISE);
 
 #[unsafe(no_mangle)]
 static LIMITS: Global<Limits> = Global::new(Limits::DEFAULT);
+
+/// The mark that this cluster's probes carry.
+#[unsafe(no_mangle)]
+static CLUSTER: Global<u64> = Global::new(0);
 
 #[map]
 static VIPS: Array<Vip> = Array::with_max_entries(VIP_SLOTS as u32, 0);
@@ -46,6 +51,9 @@ static NEWCOMERS: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries
 static AWAY: Array<AwayPage> = Array::with_max_entries(1, 0);
 #[map]
 static SIGHTS: Array<SightPage> = Array::with_max_entries(1, 0);
+static PROBES: Array<ProbeRow> = Array::with_max_entries(PROBE_VIPS as u32, 0);
+#[map]
+static AUDIT: PerCpuArray<AuditRow> = PerCpuArray::with_max_entries(GROUPS_MAX as u32, 0);
 #[map]
 static NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
@@ -174,6 +182,33 @@ pub(crate) fn count(decision: &Decision) {
         let reason = core::hint::black_box(decision.reason as usize) & (REASON_SLOTS - 1);
         // SAFETY: the row is this CPU's own, and XDP does not run inside itself.
         unsafe { (*row)[reason] += 1 };
+    }
+}
+
+/// Two CPUs may write at once: either round is a new one.
+#[inline(always)]
+pub(crate) fn hear(probe: &Probe) -> bool {
+    if probe.cluster != CLUSTER.load() {
+        return false;
+    }
+    if let Some(row) = PROBES.get_ptr_mut(u32::from(probe.vip)) {
+        let sender = usize::from(probe.sender) & (PROBE_SENDERS - 1);
+        // SAFETY: the index lies within the row; a reader sees one round or another, each a whole word.
+        unsafe { (*row)[sender] = probe.round };
+    }
+    true
+}
+
+#[inline(always)]
+pub(crate) fn audit(group: u16, bucket: Bucket, passed: bool) {
+    let Some(row) = AUDIT.get_ptr_mut(u32::from(group)) else { return };
+    for cell in abi::audit_cells(bucket) {
+        // SAFETY: the row is this CPU's own, XDP does not run inside itself, and the index lies within the row.
+        unsafe {
+            let counts = &mut (*row)[cell & (AUDIT_CELLS - 1)];
+            counts[0] = counts[0].wrapping_add(1);
+            counts[1] = counts[1].wrapping_add(u32::from(passed));
+        }
     }
 }
 

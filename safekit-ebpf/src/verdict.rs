@@ -21,6 +21,7 @@ use crate::answer::Answer;
 use crate::flow::{self, Bucket, HashKey};
 use crate::flows;
 use crate::packet::{self, Arp, Frame, FrameMut, Ip, Neighbour, Packet, Protocol, Version};
+use crate::probe::{self, Probe};
 use crate::transport::{self, Piece, Quoted, Transport};
 
 /// What happens to a frame.
@@ -119,6 +120,10 @@ reasons! {
     NdpAnswered = "ndp_answered",
     /// Dropped: somebody else advertises the virtual IP.
     NdpClaim = "ndp_claim",
+    /// Dropped: a probe of this cluster; it has done its work.
+    Probe = "probe",
+    /// Dropped: a probe of another cluster.
+    ProbeForeign = "probe_foreign",
     /// Dropped: asks whether the virtual IP is free to take; the question has no room for an answer.
     NdpProbe = "ndp_probe",
 }
@@ -201,6 +206,14 @@ pub trait World {
     /// In [`flows::sight_time`]; the end of time, where that is not known.
     fn sight(&self, slot: u32) -> u32;
     fn set_sight(&self, slot: u32, time: u32);
+
+    /// Notes that a probe has arrived; false when it is another cluster's.
+    fn hear(&self, _probe: &Probe) -> bool {
+        false
+    }
+
+    /// Counts a packet that is decided on its own: it opens a connection, or belongs to none.
+    fn audit(&self, _group: u16, _bucket: Bucket, _passed: bool) {}
 }
 
 /// A flow between a client and a port of a virtual IP, and what a packet of it says.
@@ -237,7 +250,7 @@ pub fn decide(frame: &impl Frame, world: &impl World) -> Decision {
             }
         }
         Packet::Arp(arp) => decide_arp(&arp, world),
-        Packet::Other => outside(Verdict::NotFarm, Reason::NotIp),
+        Packet::Other => probe::decide(frame, world),
         Packet::Malformed => outside(Verdict::Drop, Reason::Malformed),
     }
 }
@@ -254,7 +267,7 @@ pub fn apply(frame: &mut impl FrameMut, decision: &Decision) -> Option<()> {
 }
 
 #[inline(always)]
-fn outside(verdict: Verdict, reason: Reason) -> Decision {
+pub(crate) fn outside(verdict: Verdict, reason: Reason) -> Decision {
     let answer = Answer { offset: 0, own_mac: [0; 6], virtual_mac: [0; 6] };
     Decision { verdict, reason, scope: SCOPE_NONE, answer }
 }
@@ -377,6 +390,9 @@ fn judge_flow(ip: &Ip, vip: &Vip, flow: &Flow, world: &impl World) -> Judgement 
             flows::verdict(state, bucket, rule, flow, world)
         }
     };
+    if !flow.quoted && (flow.opening || flow.protocol == Protocol::Udp) {
+        world.audit(rule.group, bucket, passes);
+    }
     Judgement { passes, reason, scope: scope_of_rule(rule.index) }.of_error(flow.quoted)
 }
 

@@ -98,13 +98,13 @@ fn other_program(farm: &Farm) -> anyhow::Result<Datapath> {
     Ok(Datapath::load(&plan, None, ModeChoice::Auto)?)
 }
 
-struct Diagnosis {
+pub(crate) struct Diagnosis {
     code: Option<i32>,
     checks: Vec<Value>,
 }
 
 impl Diagnosis {
-    fn of(farm: &Farm, node: NodeId) -> anyhow::Result<Self> {
+    pub(crate) fn of(farm: &Farm, node: NodeId) -> anyhow::Result<Self> {
         let namespace = farm.topology().node(node).context("the node is on")?;
         let mut command = Command::new(lab::binary()?);
         command.args(["doctor", "-o", "json", "--node", &node_name(node)]);
@@ -146,7 +146,7 @@ impl Diagnosis {
         self.check(about, name)?["found"].as_str().context("a sentence")
     }
 
-    fn state(&self, about: &str, name: &str) -> anyhow::Result<&str> {
+    pub(crate) fn state(&self, about: &str, name: &str) -> anyhow::Result<&str> {
         self.check(about, name)?["state"].as_str().context("a state")
     }
 }

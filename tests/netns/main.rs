@@ -1,9 +1,11 @@
 //! Real processes in network namespaces on a bridge: kills, pauses, joins, leaves.
 
+mod audit;
 mod commands;
 mod demo;
 mod doctor;
 mod load;
 mod members;
+mod probe;
 mod reload;
 mod wires;

@@ -14,6 +14,7 @@ use super::datapath::{self, Datapath, ModeChoice, Plan, PlannedVip};
 use super::frames::{Frames, Path as FramePath};
 use super::heartbeat::{Port, Sockets};
 use super::inbox::{self, Inbox, Request};
+use super::notes::Noter;
 use super::report::Reporter;
 use super::runtime::{self, Runtime};
 use super::vip::{self, VirtualIps, Wanted};
@@ -130,6 +131,8 @@ impl Life {
         let engine = Engine::new(self.setup(generation), now);
         let (snapshots, receiver) = watch::channel(Arc::new(reporter.snapshot(&engine, &datapath, now)));
         let announcer = Announcer::open().map_err(io("open a packet socket"))?;
+        let noter =
+            Noter::open(&self.config, self.me, plan).map_err(io("open a packet socket for probes"))?;
         let name = &self.config.cluster.name;
         let sealer = Sealer::new(&self.key, name, self.me, self.boot);
         let opener = Opener::new(&self.key, name, self.config.cluster.nodes.len());
@@ -154,6 +157,7 @@ impl Life {
                     census,
                     reporter,
                     reach: Reach::new(nodes),
+                    noter,
                     on_virtual_ip,
                     snapshots,
                     generations: keep,

@@ -1,6 +1,7 @@
 //! L3: the only code with sockets, files, clocks and processes. It carries out what the engines decide.
 
 pub mod announce;
+pub mod audit;
 pub mod census;
 pub mod clock;
 pub mod connections;
@@ -12,7 +13,9 @@ pub mod generations;
 pub mod heartbeat;
 pub mod inbox;
 pub mod links;
+pub mod notes;
 pub mod packet_socket;
+pub mod probe;
 pub mod realtime;
 pub mod report;
 pub mod runtime;

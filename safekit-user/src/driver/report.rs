@@ -10,6 +10,7 @@ use safekit_ebpf::verdict::Reason;
 
 use crate::config::{Balance, Config, Farm, Share};
 use crate::driver::census::BucketOf;
+use crate::driver::notes::Findings;
 use crate::engine::farm::{Engine, Moved, PeerStatus, Table};
 use crate::engine::health::{Facts, judge};
 use crate::types::command::{Explanation, Move, Preview};
@@ -46,6 +47,7 @@ pub struct Reporter {
     lateness: Lateness,
     counters: Vec<Counter>,
     counted: Option<Instant>,
+    findings: Findings,
     /// By node.
     heard: Vec<Heard>,
 }
@@ -102,8 +104,13 @@ impl Reporter {
             lateness: Lateness::default(),
             counters: Vec::new(),
             counted: None,
+            findings: Findings::default(),
             heard: vec![Heard::default(); nodes],
         }
+    }
+
+    pub fn note_findings(&mut self, findings: &Findings) {
+        self.findings.clone_from(findings);
     }
 
     /// A heartbeat that came as a datagram, or as a frame on the clients' own path.
@@ -184,6 +191,7 @@ impl Reporter {
             generation: engine.generation().counter,
             changing: engine.pending_change().is_some(),
             warnings: self.warnings(now),
+            undelivered: self.findings.undelivered.clone(),
             events: self.events.iter().cloned().collect(),
         }
     }
@@ -244,7 +252,8 @@ impl Reporter {
                 remedy: "look for a firewall or a wrong route on either node: the heartbeat port must be open".to_owned(),
             })
         };
-        self.heard.iter().enumerate().filter_map(by_frames_alone).collect()
+        let by_frames_alone = self.heard.iter().enumerate().filter_map(by_frames_alone);
+        self.findings.warnings.iter().cloned().chain(by_frames_alone).collect()
     }
 
     fn heartbeat(&self) -> HeartbeatInfo {

@@ -24,6 +24,7 @@ use super::datapath::{self, Datapath};
 use super::frames::Frames;
 use super::heartbeat::{DATAGRAM_BYTES_MAX, Sockets};
 use super::inbox::{Request, Requests};
+use super::notes::Noter;
 use super::report::Reporter;
 use crate::engine::farm::{Engine, Input, Output};
 use crate::engine::reach::{Admission, Reach};
@@ -60,6 +61,7 @@ pub struct Runtime {
     pub census: SyncSender<Census>,
     pub reporter: Reporter,
     pub reach: Reach,
+    pub noter: Noter,
     /// By heartbeat network: it is the virtual IPs' own.
     pub on_virtual_ip: Vec<bool>,
     pub snapshots: watch::Sender<Arc<Snapshot>>,
@@ -101,6 +103,7 @@ impl Runtime {
                 self.reporter.note_lateness(now, now.since(deadline));
                 self.engine.handle(Input::Timer, now);
             }
+            self.noter.turn(&mut self.engine, &self.datapath, now)?;
             match self.carry_out(&mut sealed, now, &mut dirty)? {
                 Turn::GoOn => {}
                 Turn::Left => break,
@@ -272,6 +275,7 @@ impl Runtime {
     }
 
     fn publish(&mut self, now: Instant) {
+        self.reporter.note_findings(self.noter.findings());
         let snapshot = self.reporter.snapshot(&self.engine, &self.datapath, now);
         self.snapshots.send_replace(Arc::new(snapshot));
     }

@@ -3,8 +3,10 @@
 // A new state or verdict must be decided everywhere.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod audit;
 pub mod doctor;
 pub mod farm;
 pub mod groups;
 pub mod health;
+pub mod probe;
 pub mod reach;

@@ -36,8 +36,22 @@ pub struct Snapshot {
     pub changing: bool,
     /// What somebody should look at, the most pressing first; bounded.
     pub warnings: Vec<Warning>,
+    /// Directions in which frames to a virtual MAC do not arrive, as the members say.
+    pub undelivered: Vec<Undelivered>,
     /// The newest last; bounded.
     pub events: Vec<Event>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Undelivered {
+    pub virtual_ip: IpAddr,
+    /// Of the receiver.
+    pub interface: String,
+    /// Nodes whose frames do not arrive.
+    pub from: Vec<String>,
+    /// The node that misses them.
+    pub to: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,6 +13,7 @@
 //! calls, so it can live on the real-time thread. [`Counters`] can be shared.
 
 mod attach;
+mod compare;
 mod counters;
 mod flows;
 mod guard;
@@ -47,6 +48,7 @@ pub use plan::{Plan, PlanError, PlannedRule, PlannedVip, VirtualMac, bucket};
 pub use sys::{ensure_bpffs, interface_request};
 pub use trial::{Trial, driver, generic_because, index_and_mac, is_pinned, tcx_programs, try_loading};
 
+use compare::Compare;
 use object::{LeaseValue, Object};
 use pins::Inherited;
 
@@ -187,6 +189,7 @@ pub struct Datapath {
     clock: LeaseClock,
     reading: lease::Reading,
     counters: Arc<Counters>,
+    compare: Compare,
     pin_dir: Option<PathBuf>,
 }
 
@@ -270,6 +273,7 @@ impl Datapath {
         let mut object = Object::load(plan, interfaces, clock, pin_dir)?;
         let reading = lease::Reading::take(object.program(abi::PROGRAM_CLOCK)?).map_err(Error::Clock)?;
         let counters = Arc::new(Counters::of(plan, object.counters_map()?));
+        let compare = Compare::of(&mut object)?;
         let leaks = guard::Leaks::of(plan, object.leaks_map()?);
         Ok(Self {
             object,
@@ -280,6 +284,7 @@ impl Datapath {
             clock,
             reading,
             counters,
+            compare,
             pin_dir: pin_dir.map(Path::to_owned),
         })
     }
@@ -359,6 +364,16 @@ impl Datapath {
     /// What the filter has noted of flows, for the thread that counts them.
     pub fn flow_notes(&self) -> Arc<FlowNotes> {
         Arc::clone(&self.object.notes)
+    }
+
+    /// The newest round of each sender of probes to the virtual IP at this place of the configuration.
+    pub fn probes(&self, vip: u16) -> Result<abi::ProbeRow, Error> {
+        self.compare.probes(vip)
+    }
+
+    /// Opening packets of a group so far, seen and passed by cell; wrapping.
+    pub fn audited(&self, group: GroupId) -> Result<Box<abi::AuditRow>, Error> {
+        self.compare.audited(group)
     }
 
     pub fn attached(&self) -> &[Attached] {

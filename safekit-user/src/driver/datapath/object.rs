@@ -93,6 +93,8 @@ impl Object {
             .override_global(abi::GLOBAL_VIP_SEED, &vip_seed, true)
             .override_global(abi::GLOBAL_CLOCK, &clock, true)
             .override_global(abi::GLOBAL_LIMITS, &limits, true)
+            .override_global(abi::GLOBAL_CLUSTER, &plan.mark, true)
+            .map_max_entries(abi::MAP_AUDIT, u32::from(plan.groups).max(1))
             .map_max_entries(abi::MAP_PORTS, ports.rows.len().max(1) as u32);
         for (map, entries) in rows.sizes() {
             loader.map_max_entries(map, entries);
@@ -122,6 +124,15 @@ impl Object {
     pub(super) fn counters_map(&mut self) -> Result<PerCpuArray<MapData, abi::CounterRow>, Error> {
         let map = take(&mut self.ebpf, abi::MAP_COUNTERS)?;
         PerCpuArray::try_from(map).map_err(|source| Error::Map { map: abi::MAP_COUNTERS, source })
+    }
+
+    pub(super) fn probes_map(&mut self) -> Result<Array<MapData, abi::ProbeRow>, Error> {
+        array(take(&mut self.ebpf, abi::MAP_PROBES)?, abi::MAP_PROBES)
+    }
+
+    pub(super) fn audit_map(&mut self) -> Result<PerCpuArray<MapData, abi::AuditRow>, Error> {
+        let map = take(&mut self.ebpf, abi::MAP_AUDIT)?;
+        PerCpuArray::try_from(map).map_err(|source| Error::Map { map: abi::MAP_AUDIT, source })
     }
 
     pub(super) fn leaks_map(&mut self) -> Result<PerCpuArray<MapData, LeaksValue>, Error> {

@@ -23,6 +23,8 @@ pub struct Plan {
     /// How many groups the cluster has; tables of farms that this node is not in stay empty.
     pub groups: u16,
     pub hash_key: [u8; 16],
+    /// What probes of this cluster carry.
+    pub mark: u64,
     /// The cluster's lease: it decides which clock is exact enough.
     pub lease: Duration,
     /// How long the filter remembers fragments and flows.
@@ -107,6 +109,7 @@ impl Plan {
             rules,
             groups: groups as u16,
             hash_key,
+            mark: mark_of(hash_key),
             lease: config.cluster.timing.lease,
             limits: Limits::DEFAULT,
         })
@@ -136,6 +139,14 @@ fn joins(address: IpAddr, multicast: &BTreeMap<IpAddr, IpAddr>) -> Vec<IpAddr> {
         IpAddr::V6(v6) => Some(multicast::solicited_node(v6).into()),
     };
     multicast.get(&address).copied().into_iter().chain(questions).collect()
+}
+
+/// Told from the key, and tells nothing about it: the hash key has to stay secret.
+fn mark_of(hash_key: [u8; 16]) -> u64 {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    context.update(b"safekit probe mark 1");
+    context.update(&hash_key);
+    u64::from_be_bytes(*context.finish().as_ref().first_chunk().expect("SHA-256 has 32 bytes"))
 }
 
 fn within(what: &'static str, count: usize, max: usize) -> Result<(), PlanError> {

@@ -90,6 +90,7 @@ mod tests {
             virtual_ips: (0..vips).map(vip).collect(),
             rules: rules.iter().map(rule).collect(),
             groups: 1,
+            mark: 0,
             hash_key: [0; 16],
             lease: Duration::from_millis(100),
             limits: safekit_ebpf::abi::Limits::DEFAULT,

@@ -2,7 +2,7 @@
 
 use super::Checks;
 use crate::types::Snapshot;
-use crate::types::snapshot::{MemberState, Verdict};
+use crate::types::snapshot::{MemberState, Undelivered, Verdict};
 
 /// A heartbeat later than that eats into the lease.
 const LATE_PERCENT_MAX: u64 = 50;
@@ -22,6 +22,7 @@ pub(super) fn judge(checks: &mut Checks<'_>, daemon: Option<&Snapshot>) {
         }
         Verdict::Down => checks.fault("state", snapshot.summary.clone(), "safekit status"),
     }
+    delivery(checks, snapshot);
     let heartbeat = &snapshot.heartbeat;
     let late_ms = heartbeat.lateness_max_us / 1000;
     if late_ms * 100 > heartbeat.lease_ms * LATE_PERCENT_MAX {
@@ -41,5 +42,40 @@ pub(super) fn judge(checks: &mut Checks<'_>, daemon: Option<&Snapshot>) {
         );
     } else {
         checks.ok("strangers", "every heartbeat was of this cluster");
+    }
+}
+
+/// Whether frames to the virtual MACs arrive, by peer and in both directions, as the probes of the last seconds tell.
+fn delivery(checks: &mut Checks<'_>, snapshot: &Snapshot) {
+    let me = &snapshot.node;
+    let probed = snapshot.farms.iter().any(|farm| farm.delivery != "directed");
+    for peer in snapshot.nodes.iter().filter(|node| probed && node.member && !node.this) {
+        let lost = |from: &String, to: &String| {
+            let missing = |it: &&Undelivered| it.to == *to && it.from.contains(from);
+            snapshot
+                .undelivered
+                .iter()
+                .filter(missing)
+                .map(|it| it.virtual_ip.to_string())
+                .collect::<Vec<_>>()
+        };
+        let name = format!("delivery, {}", peer.name);
+        let (there, here) = (lost(me, &peer.name), lost(&peer.name, me));
+        if there.is_empty() && here.is_empty() {
+            checks.ok(&name, "our frames to the virtual MACs arrive there, and its frames here");
+            continue;
+        }
+        let mut found = Vec::new();
+        if !there.is_empty() {
+            found.push(format!("our frames to the virtual MAC of {} do not arrive there", there.join(", ")));
+        }
+        if !here.is_empty() {
+            found.push(format!("its frames to the virtual MAC of {} do not arrive here", here.join(", ")));
+        }
+        checks.fault(
+            &name,
+            found.join("; "),
+            "safekit status  (its WARNING lines name the port and what to set there)",
+        );
     }
 }
