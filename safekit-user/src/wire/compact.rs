@@ -44,7 +44,7 @@ pub(super) fn write(body: &Body, bytes: &mut Vec<u8>) {
 pub(super) fn read(bytes: &[u8]) -> Result<Body, Error> {
     let mut reader = Reader(bytes);
     let body = match reader.byte("the kind")? {
-        BEAT => Body::Beat(reader.beat()?),
+        BEAT => Body::Beat(Box::new(reader.beat()?)),
         OBITUARY => Body::Obituary,
         _ => return Err(Error::Value("the kind")),
     };
@@ -71,6 +71,27 @@ fn state_of(bits: u8) -> MemberState {
 
 fn bit(on: bool, bit: u8) -> u8 {
     if on { bit } else { 0 }
+}
+
+/// What a report takes in a heartbeat with that view and these generations.
+pub(super) fn report_bytes(report: &PeerReport, view: NodeSet, follows: &Follows) -> usize {
+    let number = |number: u64| (64 - (number | 1).leading_zeros() as usize).div_ceil(7);
+    let mut bytes = 6 + number(report.direct_seq.0);
+    bytes += number(report.best_seq.0.wrapping_sub(report.direct_seq.0));
+    if report.direct_seq == Seq(0) {
+        return bytes;
+    }
+    let differs = NodeSet(report.view.0 ^ view.0).len();
+    if differs > 0 {
+        bytes += 1 + differs.min(16);
+    }
+    if report.follows != *follows {
+        let ids = report.follows.iter();
+        bytes += 1 + ids
+            .map(|id| number(id.counter().into()) + if id.counter() > 0 { 4 } else { 0 })
+            .sum::<usize>();
+    }
+    bytes
 }
 
 struct Writer<'a>(&'a mut Vec<u8>);

@@ -24,7 +24,7 @@ pub struct Heartbeat {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    Beat(Beat),
+    Beat(Box<Beat>),
     /// Sent by the parent of a daemon that has died, in that daemon's name; `seq` is [`OBITUARY_SEQ`].
     Obituary,
 }
@@ -210,6 +210,13 @@ fn check_notes(notes: &Notes) -> Result<(), Error> {
     if page.seen.len() == page.passed.len() { Ok(()) } else { Err(Error::AuditPage) }
 }
 
+impl Beat {
+    /// What this report would take in it.
+    pub fn report_bytes(&self, report: &PeerReport) -> usize {
+        compact::report_bytes(report, self.view, &self.follows)
+    }
+}
+
 /// What lists in a heartbeat hold at most.
 pub(super) const BOUNDS: [(&str, usize); 11] = [
     ("peers", REPORTS_MAX),
@@ -255,7 +262,7 @@ mod tests {
         ];
         let adjustments = Adjustments::default().with(&changes).expect("two fit");
         let offer = Generation { counter: 7, proposer: NodeId(1), adjustments };
-        Body::Beat(Beat {
+        Body::Beat(Box::new(Beat {
             state: MemberState::Leaving,
             rx_ok: false,
             config: u64::MAX,
@@ -289,7 +296,7 @@ mod tests {
                     passed: vec![0, 200],
                 })),
             },
-        })
+        }))
     }
 
     #[test]
@@ -318,7 +325,7 @@ mod tests {
             drain: None,
             notes: Notes::default(),
         };
-        let bytes = encode(&Body::Beat(beat));
+        let bytes = encode(&Body::Beat(Box::new(beat)));
         assert_eq!(bytes[..11], [3, 0, 6, 0x2c, 1, 0, 0, 0, 0, 0, 0], "version, kind, state, configuration");
         assert_eq!(
             bytes[11..],
@@ -366,6 +373,25 @@ mod tests {
             with(|beat| beat.held = vec![beat.held[0].clone(); HELD_MAX + 1]),
             Err(Error::TooMany { what: "held groups", .. })
         ));
+    }
+
+    #[test]
+    fn the_size_of_a_report_is_known_beforehand() {
+        let Body::Beat(mut beat) = sample() else { unreachable!("the sample is a beat") };
+        let reports = std::mem::take(&mut beat.peers);
+        let empty = encode(&Body::Beat(beat.clone())).len();
+        for report in reports {
+            for (view, follows) in [(beat.view, report.follows), (report.view, beat.follows)] {
+                let report = match report.direct_seq {
+                    Seq(0) => report,
+                    _ => PeerReport { view, follows, best_seq: Seq(1500), ..report },
+                };
+                let mut beat = beat.clone();
+                beat.peers = vec![report];
+                let bytes = beat.report_bytes(&report);
+                assert_eq!(encode(&Body::Beat(beat)).len(), empty + bytes, "{report:?}");
+            }
+        }
     }
 
     #[test]

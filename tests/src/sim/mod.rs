@@ -7,12 +7,14 @@
 //! net               links: loss, delay, duplicates, replays, cuts, deaf and mute interfaces
 //! checks            what must be true after each step
 //! truth             who had evidence of whom, by send times: what excuses an overlap and what does not
+//! farms             large farms, measured
 //! naive             ownership computed in another way than the engine does
 //! ```
 //!
 //! Everything follows from one seed. Invariants are checked after every step; the first violation ends the run.
 
 pub mod checks;
+pub mod farms;
 pub mod faults;
 pub mod naive;
 pub mod net;

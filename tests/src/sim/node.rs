@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use safekit::engine::farm::{Engine, HOLD, Input, Output, Rules, Setup, Table};
 use safekit::engine::reach::{Admission, Reach};
@@ -21,7 +22,7 @@ pub struct Common {
     pub names: Vec<String>,
     pub weights: Vec<u32>,
     pub timing: Timing,
-    pub hold: std::time::Duration,
+    pub hold: Duration,
     pub rules: Rules,
 }
 
@@ -72,6 +73,8 @@ pub struct Node {
     /// Processed by the engine, with what follows from it not done yet.
     pub unfinished: Vec<Rc<Datagram>>,
     pub connections: Vec<Connection>,
+    /// Real time that the engine took so far, and for how many inputs; when somebody wants to know.
+    pub spent: Option<(Duration, u32)>,
     /// On disk.
     pub kept: Generation,
     reach: Reach,
@@ -114,6 +117,7 @@ impl Node {
             inbox: VecDeque::new(),
             unfinished: Vec::new(),
             connections: Vec::new(),
+            spent: None,
             kept: Generation::configured(),
             reach: Reach::new(nodes),
             sent: HashMap::new(),
@@ -185,7 +189,14 @@ impl Node {
                 Input::Heartbeat(heartbeat)
             }
         };
-        self.engine.as_mut().expect("only a living process takes inputs").handle(input, now);
+        let engine = self.engine.as_mut().expect("only a living process takes inputs");
+        match &mut self.spent {
+            None => engine.handle(input, now),
+            Some((spent, inputs)) => {
+                *spent += timed(|| engine.handle(input, now));
+                *inputs += 1;
+            }
+        }
         self.collect(now);
     }
 
@@ -266,4 +277,11 @@ impl Node {
             (table.mine.contains(Bucket(bucket)), table.transitional.contains(Bucket(bucket)));
         self.is_open(now) && !mine && !transitional
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long an engine takes is a question about this machine")]
+fn timed(work: impl FnOnce()) -> Duration {
+    let began = std::time::Instant::now();
+    work();
+    began.elapsed()
 }

@@ -1,13 +1,14 @@
 //! One event at a time, measured as reference figures are: how long more than one per cent of the buckets had nobody
 //! who would answer a SYN, and how long some bucket had two.
 
-use safekit::engine::farm::Rules;
+use safekit::engine::farm::{Input, Rules};
+use safekit::types::{Change, NodeId};
 
 use super::faults::Fault;
 use super::net::Weather;
-use super::node::Common;
+use super::node::{Arrival, Common};
 use super::world::World;
-use super::{BUCKETS, MS, Nanos};
+use super::{BUCKETS, GROUP, MS, Nanos};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -164,6 +165,24 @@ pub fn unheard_ms(seed: u64, rules: Rules) -> f64 {
         }
     }
     unheard
+}
+
+/// For how long some bucket stood still while weights were doubled, which moves none.
+pub fn changed_ms(seed: u64, rules: Rules) -> f64 {
+    let mut world = World::new(seed, 1, Common { rules, ..Common::of(4) });
+    (0..4).for_each(|node| world.start(node));
+    world.run_for(WARM);
+    let doubled = |node| Change::Weight { group: GROUP, node: NodeId(node), weight: Some(2) };
+    world.arrive(0, Arrival::Other(Input::Change((0..4).map(doubled).collect())));
+    let mut still = 0.0;
+    for _ in 0..1000 {
+        world.run_for(MS / 10);
+        if world.ownership().0 > 0 {
+            still += 0.1;
+        }
+    }
+    assert_eq!(world.violation, None);
+    still
 }
 
 pub fn median(values: &mut [f64]) -> f64 {

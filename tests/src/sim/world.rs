@@ -87,6 +87,8 @@ pub struct World {
     pub trace: bool,
     /// Overlaps are measured, not refused.
     pub lenient: bool,
+    /// Heartbeats are weighed.
+    pub weighed: Option<super::farms::Weighed>,
     pub(super) naive: Rc<Naive>,
     /// How often each node saw each other one go away without a word since it started itself.
     pub(super) exclusions: Vec<Vec<u32>>,
@@ -121,6 +123,7 @@ impl World {
             steps: 0,
             trace: false,
             lenient: false,
+            weighed: None,
             naive,
             exclusions: vec![vec![0; count]; count],
             queue: BinaryHeap::new(),
@@ -341,7 +344,14 @@ impl World {
     }
 
     pub fn send(&mut self, node: usize, heartbeat: Heartbeat) {
-        let carried = self.truth.carried_by(node);
+        if let Some(weighed) = &mut self.weighed {
+            weighed.add(safekit::wire::heartbeat::encode(&heartbeat.body).len());
+        }
+        // An obituary tells of nobody else.
+        let carried = match heartbeat.body {
+            Body::Beat(_) => self.truth.carried_by(node),
+            Body::Obituary => vec![0; self.nodes.len()],
+        };
         let datagram = Rc::new(Datagram { heartbeat, sent: self.now, carried });
         for other in (0..self.nodes.len()).filter(|other| *other != node) {
             for network in 0..self.net.networks {

@@ -212,9 +212,8 @@ impl Engine {
     fn wanted(&self, current: &Generation) -> Option<Adjustments> {
         let said_now =
             |life: &&Life| life.direct.as_ref().is_some_and(|(said, _)| said.follows.is_only(current.id()));
-        let members = self.view.members.iter();
-        let lives = members.filter_map(|node| self.peers[usize::from(node.0)].life.as_ref());
-        let theirs = lives.filter(said_now).flat_map(|life| &life.wishes);
+        // Also of who is no member: a node that waits outside may be asked as well.
+        let theirs = self.heard().filter(said_now).flat_map(|life| &life.wishes);
         let mut chosen: Vec<Change> = Vec::new();
         let mut wanted = current.adjustments.clone();
         for wish in self.generations.wishes.iter().chain(theirs).filter(|wish| self.knows(wish)) {

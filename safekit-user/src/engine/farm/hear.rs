@@ -18,7 +18,7 @@ impl Engine {
         let tag = peers::boot_tag(&boot);
         match body {
             Body::Obituary => self.hear_obituary(sender, tag),
-            Body::Beat(beat) => self.hear_beat(sender, tag, seq, beat),
+            Body::Beat(beat) => self.hear_beat(sender, tag, seq, *beat),
         }
     }
 
@@ -93,6 +93,13 @@ impl Engine {
         let other = report.node != self.setup.me && report.node != sender && self.nodes.contains(report.node);
         if !other || report.direct_seq == Seq(0) {
             return;
+        }
+        let life = self.peers[usize::from(report.node.0)].life.as_ref();
+        let old = |life: &peers::Life| {
+            life.tag == report.boot_tag && life.direct.is_some() && report.direct_seq <= life.best.seq
+        };
+        if life.is_some_and(old) {
+            return; // nearly all of them
         }
         let said = Said {
             seq: report.direct_seq,

@@ -180,7 +180,7 @@ impl Engine {
     }
 
     /// What time alone brings about.
-    pub(super) fn advance(&mut self) {
+    pub(super) fn advance(&mut self, tick: bool) {
         self.notice_deafness();
         let timing = self.setup.timing;
         let here = self.now.since(self.member.since);
@@ -196,7 +196,7 @@ impl Engine {
             MemberState::Active if self.stranger().is_some_and(|node| node < self.setup.me) => {
                 self.become_state(MemberState::Joining);
             }
-            MemberState::Active if self.steps_back() => self.become_state(MemberState::Announce),
+            MemberState::Active if tick && self.steps_back() => self.become_state(MemberState::Announce),
             MemberState::Joining | MemberState::Announce | MemberState::Active | MemberState::Leaving => {}
         }
         self.member.claim = match self.member.claim {

@@ -328,7 +328,7 @@ impl Engine {
         if tick {
             self.next_tick = self.now + TICK;
         }
-        self.advance();
+        self.advance(tick);
         self.review();
         self.agree_on_weights();
         self.drain = self.own_drain();

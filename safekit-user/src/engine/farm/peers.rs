@@ -155,6 +155,11 @@ impl Life {
         }
     }
 
+    /// In the order of nodes and tags.
+    pub(super) fn reports(&self) -> &[PeerReport] {
+        &self.reports
+    }
+
     /// What it said of that life of `node` in its last heartbeat.
     pub(super) fn report_on(&self, node: NodeId, tag: u32) -> Option<&PeerReport> {
         let found = self.reports.binary_search_by_key(&(node, tag), |report| (report.node, report.boot_tag));

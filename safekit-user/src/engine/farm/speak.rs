@@ -19,7 +19,7 @@ pub(super) struct Voice {
     sent: VecDeque<Instant>,
     next_beat: Instant,
     jitter: u64,
-    /// Of reports and relayed acknowledgements that take turns: who is next.
+    /// Of reports that take turns: who is next.
     turn: usize,
     /// When the virtual IP is announced again.
     announces: VecDeque<Instant>,
@@ -33,9 +33,11 @@ const SENT_MAX: usize = 1024;
 const ANNOUNCE_AFTER_MS: [u64; 4] = [0, 100, 400, 1000];
 /// A relayed acknowledgement is worth its bytes when the peer is this many heartbeats behind.
 const LAG: u64 = 3;
-/// Reports in one heartbeat: with 64 of them it fits one Ethernet frame in every state of a farm but its first moments.
-/// Beyond that they take turns, so that each peer hears of itself in every second heartbeat at 128 nodes.
-const REPORTS_PER_BEAT: usize = 64;
+/// With these and all else that it says in quiet times a heartbeat fits one Ethernet frame. What does not fit waits its
+/// turn: among 128 nodes with one view that is every ninth report, once.
+const REPORT_BYTES_MAX: usize = 1100;
+/// Lives that have not proved themselves, so that recordings do not displace what is known.
+const NEW_PER_BEAT: usize = 32;
 /// Two hundred bytes; where more links are broken than that, they take turns.
 const ACKS_PER_BEAT: usize = 16;
 
@@ -99,16 +101,22 @@ impl Engine {
             return;
         }
         let beat = self.beat();
-        self.voice.turn = self.voice.turn.wrapping_add(1);
+        if beat.partial {
+            self.voice.turn = self.voice.turn.wrapping_add(beat.peers.len());
+        }
         let next = if self.owes_farewell() { super::TICK } else { self.voice.interval(self.setup.timing) };
         let seq = self.voice.spoken(self.now, next);
         let (sender, boot) = (self.setup.me, self.setup.boot);
-        self.outputs.push_back(Output::Send(Heartbeat { sender, boot, seq, body: Body::Beat(beat) }));
+        self.outputs.push_back(Output::Send(Heartbeat {
+            sender,
+            boot,
+            seq,
+            body: Body::Beat(Box::new(beat)),
+        }));
     }
 
     fn beat(&self) -> Beat {
-        let (peers, partial) = self.reports();
-        Beat {
+        let mut beat = Beat {
             state: self.member.state,
             rx_ok: self.member.rx_ok,
             config: self.setup.config,
@@ -116,34 +124,39 @@ impl Engine {
             follows: self.generations.follows(),
             offers: self.offers(),
             wishes: self.wishes(),
-            peers,
-            partial,
+            peers: Vec::new(),
+            partial: false,
             acks: self.relayed_acks(),
             held: self.groups.iter().filter_map(super::Ownership::held).collect(),
             loads: self.loads(),
             drain: self.drain,
             notes: self.notes.clone(),
-        }
+        };
+        self.add_reports(&mut beat);
+        beat
     }
 
-    /// What I know of the others, and whether that is only a part of it. Lives that have not proved themselves come
-    /// first: a newcomer waits for its answer.
-    fn reports(&self) -> (Vec<PeerReport>, bool) {
+    /// What I know of the others, as much as fits. Lives that have not proved themselves come first, for a newcomer
+    /// waits for its answer; the rest takes turns.
+    fn add_reports(&self, beat: &mut Beat) {
         let all = self.nodes.iter().flat_map(|node| {
             let peer = &self.peers[usize::from(node.0)];
             peer.lives().map(move |life| report(node, peer, life))
         });
-        let mut all: Vec<PeerReport> = all.collect();
-        if all.len() <= REPORTS_PER_BEAT {
-            return (all, false);
+        let (new, known): (Vec<PeerReport>, Vec<PeerReport>) =
+            all.partition(|report| report.direct_seq == Seq(0));
+        let first = self.voice.turn.checked_rem(known.len()).unwrap_or(0);
+        let known_in_turn = known[first..].iter().chain(&known[..first]);
+        let mut room = REPORT_BYTES_MAX;
+        for report in new.iter().take(NEW_PER_BEAT).chain(known_in_turn) {
+            let bytes = beat.report_bytes(report);
+            if bytes > room {
+                break;
+            }
+            room -= bytes;
+            beat.peers.push(*report);
         }
-        all.sort_by_key(|report| report.direct_seq != Seq(0));
-        let new = all.partition_point(|report| report.direct_seq == Seq(0)).min(REPORTS_PER_BEAT / 2);
-        let rest = all.split_off(new);
-        let room = REPORTS_PER_BEAT - new;
-        let first = self.voice.turn * room % rest.len();
-        all.extend(rest.iter().cycle().skip(first).take(room.min(rest.len())));
-        (all, true)
+        beat.partial = beat.peers.len() < new.len() + known.len();
     }
 
     /// For each pair of peers of which one does not hear the other: what the other acknowledged. So a link that is
@@ -157,9 +170,14 @@ impl Engine {
         };
         let heard: Vec<(NodeId, &Life)> = self.nodes.iter().filter_map(heard).collect();
         let mut acks = Vec::new();
-        for (from, speaker) in &heard {
-            for (to, listener) in &heard {
-                let hears = listener.report_on(*from, speaker.tag).map_or(0, |report| report.direct_seq.0);
+        for (to, listener) in &heard {
+            // Both lists are in the order of nodes: among 128 of them a search for each pair would be felt.
+            let mut reports = listener.reports().iter().peekable();
+            for (from, speaker) in &heard {
+                let key = (*from, speaker.tag);
+                while reports.next_if(|report| (report.node, report.boot_tag) < key).is_some() {}
+                let on_speaker = reports.peek().filter(|report| (report.node, report.boot_tag) == key);
+                let hears = on_speaker.map_or(0, |report| report.direct_seq.0);
                 if from == to || hears.saturating_add(LAG) > speaker.direct_seq().0 {
                     continue;
                 }
@@ -175,7 +193,7 @@ impl Engine {
             }
         }
         if acks.len() > ACKS_PER_BEAT {
-            let turn = self.voice.turn * ACKS_PER_BEAT % acks.len();
+            let turn = self.voice.next_seq.0 as usize % acks.len();
             acks.rotate_left(turn);
             acks.truncate(ACKS_PER_BEAT);
         }
