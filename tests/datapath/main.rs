@@ -2,6 +2,7 @@
 //! function has to agree on every one. Needs root: a test that cannot load the filter fails, and says so.
 
 mod attach;
+mod corpus;
 mod guard;
 mod mutation;
 mod notes;

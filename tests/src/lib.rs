@@ -2,6 +2,8 @@
 
 pub mod bench;
 pub mod fixture;
+pub mod fuzz;
+pub mod invariant;
 pub mod lab;
 pub mod load;
 pub mod mutation;

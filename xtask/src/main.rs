@@ -5,6 +5,7 @@
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod lab;
 mod load;
 mod setup;
@@ -36,6 +37,8 @@ enum Verb {
     Test(Rest),
     /// Measure: `bench filter [--json]`.
     Bench(Rest),
+    /// Feed the packet parser and the verdict what a coverage-guided fuzzer thinks of: `fuzz [--minutes N]`.
+    Fuzz(fuzz::Arguments),
     /// Simulate: `sim --table` reproduces the table of events, holes and overlaps.
     Sim(Rest),
     /// Real daemons under load: `load --scenario kill [--json]`; `load --help` lists the scenarios.
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Verb::Demo(rest) => demo::run(&rest.arguments),
         Verb::Test(rest) => test::run(&rest.arguments),
         Verb::Bench(rest) => bench::run(&rest.arguments),
+        Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Sim(rest) => sim::run(&rest.arguments),
         Verb::Load(rest) => load::run(&rest.arguments),
         Verb::Lab(rest) => lab::run(&rest.arguments),

@@ -13,11 +13,13 @@ use anyhow::{Context as _, Result};
 use aya::programs::TestRunOptions;
 use clap::Parser;
 use rustix::net::{AddressFamily, SocketType, bind, connect, listen, socket};
+use safekit::engine::farm::Table;
+use safekit::types::BucketBits;
 use safekit_ebpf::abi;
 use safekit_ebpf::verdict::{BucketState, Reason};
-use safekit_tests::fixture::{Circumstances, Loaded, PORT_CONNECTION, VIP};
+use safekit_tests::fixture::{Circumstances, Loaded, PORT_CONNECTION, PORT_TCP_FLOWS, VIP, uniform};
 use safekit_tests::netns::{in_new_namespace, ip, sysctl};
-use safekit_tests::packets::{ACK, ethernet};
+use safekit_tests::packets::{ACK, SYN, ethernet};
 use serde::Serialize;
 
 #[derive(Parser)]
@@ -47,50 +49,113 @@ const MISS_PORT: u16 = safekit_tests::fixture::PORT_NETWORK;
 enum Case {
     NotVip,
     Mine,
+    /// The same, and the audit counts it, as any packet that opens a connection.
+    MineSyn,
     /// Loaded for a lease so short that only the boot clock is exact enough.
     MineByExactClock,
     Foreign,
     TransitionalHit,
     TransitionalMiss,
+    /// One bucket in twenty is on the move, as after a small change of the farm.
+    #[serde(rename = "transitional-5-percent")]
+    Transitional5Percent,
+    /// An error of ICMP that quotes a TCP packet of ours.
+    QuotedError,
+    /// A later fragment that follows its first one.
+    FragmentFollows,
+    /// A later fragment of a datagram that is not known.
+    FragmentStray,
+    /// A rule with `evidence: flows`.
+    FlowsMine,
+    FlowsLost,
 }
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 13] = [
     Case::NotVip,
     Case::Mine,
+    Case::MineSyn,
     Case::MineByExactClock,
     Case::Foreign,
     Case::TransitionalHit,
     Case::TransitionalMiss,
+    Case::Transitional5Percent,
+    Case::QuotedError,
+    Case::FragmentFollows,
+    Case::FragmentStray,
+    Case::FlowsMine,
+    Case::FlowsLost,
 ];
 
 impl Case {
-    fn state(self) -> BucketState {
+    /// The wrapper writes where a client's port stands: in an error of ICMP its kind stands there, and a fragment of
+    /// another client has no first one.
+    fn flows(self) -> &'static [usize] {
         match self {
-            Self::NotVip | Self::Mine | Self::MineByExactClock => BucketState::Mine,
-            Self::Foreign => BucketState::Foreign,
-            Self::TransitionalHit | Self::TransitionalMiss => BucketState::Gained,
+            Self::QuotedError | Self::FragmentFollows => &[1],
+            Self::Transitional5Percent => &[FLOWS],
+            _ => &[1, FLOWS],
+        }
+    }
+
+    fn table(self) -> Table {
+        match self {
+            Self::Foreign => uniform(BucketState::Foreign),
+            Self::TransitionalHit | Self::TransitionalMiss => uniform(BucketState::Gained),
+            Self::FlowsLost => uniform(BucketState::Lost),
+            Self::Transitional5Percent => {
+                let moving = BucketBits::from_fn(abi::BUCKETS, |bucket| bucket.0 % 20 == 0);
+                Table { transitional: moving, ..uniform(BucketState::Mine) }
+            }
+            _ => uniform(BucketState::Mine),
         }
     }
 
     fn frame(self) -> Vec<u8> {
-        let (to, port) = match self {
-            Self::NotVip => (NOT_VIP, PORT_CONNECTION),
-            Self::Mine | Self::MineByExactClock | Self::Foreign | Self::TransitionalHit => {
-                (VIP, PORT_CONNECTION)
+        let from_client = |to| ethernet([0x02; 6]).ipv4(client(0), to);
+        let tcp = |to, port, flags| from_client(to).tcp(FIRST_PORT, port, flags).padded();
+        match self {
+            Self::NotVip => tcp(NOT_VIP, PORT_CONNECTION, ACK),
+            Self::Mine
+            | Self::MineByExactClock
+            | Self::Foreign
+            | Self::TransitionalHit
+            | Self::Transitional5Percent => tcp(VIP, PORT_CONNECTION, ACK),
+            Self::MineSyn => tcp(VIP, PORT_CONNECTION, SYN),
+            Self::TransitionalMiss => tcp(VIP, MISS_PORT, ACK),
+            Self::FlowsMine | Self::FlowsLost => tcp(VIP, PORT_TCP_FLOWS, ACK),
+            Self::QuotedError => {
+                let quoted =
+                    ethernet([0x02; 6]).ipv4(VIP, client(0)).tcp(PORT_CONNECTION, FIRST_PORT, ACK).quoted();
+                from_client(VIP).icmp_error(3, 4, &quoted).padded()
             }
-            Self::TransitionalMiss => (VIP, MISS_PORT),
-        };
-        ethernet([0x02; 6]).ipv4(client(0), to).tcp(FIRST_PORT, port, ACK).padded()
+            Self::FragmentFollows => from_client(VIP).fragment_id(1).fragment(9, false).payload(64).padded(),
+            Self::FragmentStray => from_client(VIP).fragment_id(2).fragment(9, false).payload(64).padded(),
+        }
     }
 
-    /// What must have been counted, or the figure is of something else.
-    fn reason(self) -> Reason {
+    /// One of these must have been counted, or the figure is of something else.
+    fn reasons(self) -> &'static [Reason] {
         match self {
-            Self::NotVip => Reason::NotVip,
-            Self::Mine | Self::MineByExactClock => Reason::Mine,
-            Self::Foreign => Reason::Foreign,
-            Self::TransitionalHit => Reason::Kept,
-            Self::TransitionalMiss => Reason::NoSocket,
+            Self::NotVip => &[Reason::NotVip],
+            Self::Mine | Self::MineSyn | Self::MineByExactClock | Self::FlowsMine => &[Reason::Mine],
+            Self::Foreign => &[Reason::Foreign],
+            Self::TransitionalHit => &[Reason::Kept],
+            Self::TransitionalMiss => &[Reason::NoSocket],
+            Self::Transitional5Percent => &[Reason::Kept, Reason::Mine],
+            Self::QuotedError => &[Reason::IcmpError],
+            Self::FragmentFollows => &[Reason::FragmentFollows],
+            Self::FragmentStray => &[Reason::Fragment],
+            Self::FlowsLost => &[Reason::KeptFlow, Reason::NoFlow],
+        }
+    }
+
+    /// How many of a hundred packets must have been counted under the first of the reasons. The table of flows has as
+    /// many places as there are flows here and drops the oldest a little early.
+    fn first_reason_percent(self, flows: usize) -> std::ops::RangeInclusive<u64> {
+        match (self, flows) {
+            (Self::Transitional5Percent, _) => 4..=6,
+            (Self::FlowsLost, FLOWS) => 50..=100,
+            _ => 100..=100,
         }
     }
 }
@@ -134,8 +199,9 @@ fn measure(arguments: &Arguments) -> Result<Report> {
     let _listener = connect_all()?;
     let (by_ticks, exact) = (Loaded::new()?, Loaded::with_lease(Duration::from_millis(10))?);
     let mut bench = Bench { by_ticks, exact, repeat: arguments.repeat };
+    let every = CASES.into_iter().flat_map(|case| case.flows().iter().map(move |flows| (case, *flows)));
     let mut samples: Vec<(Case, usize, Vec<u64>, Vec<u64>)> =
-        CASES.into_iter().flat_map(|case| [1, FLOWS].map(|flows| (case, flows, vec![], vec![]))).collect();
+        every.map(|(case, flows)| (case, flows, vec![], vec![])).collect();
     for _ in 0..arguments.rounds {
         for (case, flows, gross, empty) in &mut samples {
             let (one, other) = bench.round(*case, *flows)?;
@@ -176,24 +242,46 @@ struct Bench {
 impl Bench {
     /// The filter and the empty program, one after the other, in nanoseconds a repetition.
     fn round(&mut self, case: Case, flows: usize) -> Result<(u64, u64)> {
-        self.filter(case).set(Circumstances { state: case.state(), lease: true })?;
+        self.prime(case, flows)?;
+        self.filter(case).write_table(&case.table())?;
         let before = self.counted(case)?;
         let gross = self.run(case, flows, abi::PROGRAM)?;
-        let counted = self.counted(case)? - before;
+        let counted: Vec<u64> = self.counted(case)?.iter().zip(&before).map(|(new, old)| new - old).collect();
+        let repeat = u64::from(self.repeat);
         anyhow::ensure!(
-            counted == u64::from(self.repeat),
-            "{case:?} over {flows} flows: only {counted} of {} packets met the case",
-            self.repeat
+            counted.iter().sum::<u64>() == repeat,
+            "{case:?} over {flows} flows: of {repeat} packets only {counted:?} met the case"
+        );
+        let percent = counted[0] * 100 / repeat;
+        anyhow::ensure!(
+            case.first_reason_percent(flows).contains(&percent),
+            "{case:?} over {flows} flows: {percent} % for the first of {:?}",
+            case.reasons()
         );
         Ok((gross, self.run(case, flows, abi::PROGRAM_EMPTY)?))
+    }
+
+    /// What has to pass before, so that the filter knows it.
+    fn prime(&mut self, case: Case, flows: usize) -> Result<()> {
+        self.filter(case).set(Circumstances { state: BucketState::Mine, lease: true })?;
+        match case {
+            Case::FragmentFollows => {
+                let first = ethernet([0x02; 6]).ipv4(client(0), VIP).fragment_id(1).fragment(0, true);
+                let first = first.tcp(FIRST_PORT, PORT_CONNECTION, ACK).padded();
+                self.filter(case).run_uncounted(&first)?;
+            }
+            Case::FlowsLost => {
+                self.run(case, flows, abi::PROGRAM)?;
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     fn filter(&mut self, case: Case) -> &mut Loaded {
         match case {
             Case::MineByExactClock => &mut self.exact,
-            Case::NotVip | Case::Mine | Case::Foreign | Case::TransitionalHit | Case::TransitionalMiss => {
-                &mut self.by_ticks
-            }
+            _ => &mut self.by_ticks,
         }
     }
 
@@ -212,10 +300,14 @@ impl Bench {
         Ok(datapath.test_run(entry, options)?.duration.as_nanos() as u64)
     }
 
-    fn counted(&mut self, case: Case) -> Result<u64> {
+    /// By reason of the case.
+    fn counted(&mut self, case: Case) -> Result<Vec<u64>> {
         let counters = self.filter(case).datapath.counters()?;
-        let matching = counters.iter().filter(|counter| counter.reason == case.reason());
-        Ok(matching.map(|counter| counter.packets).sum())
+        let of = |reason: &Reason| {
+            let matching = counters.iter().filter(|counter| counter.reason == *reason);
+            matching.map(|counter| counter.packets).sum()
+        };
+        Ok(case.reasons().iter().map(of).collect())
     }
 }
 
@@ -265,10 +357,10 @@ fn print(report: &Report) {
         "Linux {}, lease by {}, median of {} rounds of {}, {} live connections",
         report.kernel, report.lease_clock, report.rounds, report.repeat, report.live_connections
     );
-    println!("{:<20} {:>8} {:>8} {:>8} {:>8} {:>8}", "case", "flows", "net ns", "min ns", "gross", "empty");
+    println!("{:<22} {:>8} {:>8} {:>8} {:>8} {:>8}", "case", "flows", "net ns", "min ns", "gross", "empty");
     for figure in &report.cases {
         println!(
-            "{:<20} {:>8} {:>8} {:>8} {:>8} {:>8}",
+            "{:<22} {:>8} {:>8} {:>8} {:>8} {:>8}",
             format!("{:?}", figure.case),
             figure.flows,
             figure.net_ns,

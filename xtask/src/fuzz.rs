@@ -1,0 +1,49 @@
+//! `cargo xtask fuzz [--minutes N]`: coverage-guided fuzzing of the packet parser and the verdict, on the host.
+//!
+//! The sanitizers want unstable flags, which the pinned compiler takes when told so: there is no second toolchain.
+
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+use crate::{cargo, setup, step};
+
+const CARGO_FUZZ_VERSION: &str = "0.13.2";
+/// What the fuzzer finds is kept here from run to run; `fuzz/corpus/packet` is the small part that tests replay.
+const FOUND: &str = "target/fuzz/corpus";
+const KEPT: &str = "fuzz/corpus/packet";
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// How long to look for packets.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_080))]
+    minutes: u32,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    setup::run()?;
+    cargo_fuzz()?;
+    step("fuzz: the packets of the table as seeds");
+    cargo(["run", "--quiet", "--package", "safekit-tests", "--bin", "fuzz-seeds", "--", FOUND])?;
+    step(&format!("fuzz: parser and verdict, {} minutes", arguments.minutes));
+    let seconds = format!("-max_total_time={}", u64::from(arguments.minutes) * 60);
+    let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    command.args(["fuzz", "run", "--fuzz-dir", "fuzz", "--target-dir", "target/fuzz", "packet", FOUND, KEPT]);
+    command.args(["--", &seconds, "-timeout=10", "-max_len=4096", "-print_final_stats=1"]);
+    let status = command.env("RUSTC_BOOTSTRAP", "1").status().context("cannot run cargo fuzz")?;
+    if !status.success() {
+        bail!("the fuzzer has found something ({status}); what it fed is in fuzz/artifacts/packet");
+    }
+    Ok(())
+}
+
+/// Brought by the first run of this verb, since nothing else needs it.
+fn cargo_fuzz() -> anyhow::Result<()> {
+    let version = Command::new("cargo").args(["fuzz", "--version"]).output();
+    let expected = format!("cargo-fuzz {CARGO_FUZZ_VERSION}");
+    if version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).trim() == expected) {
+        return Ok(());
+    }
+    step(&format!("fuzz: cargo-fuzz {CARGO_FUZZ_VERSION} (compiles for about a minute)"));
+    cargo(["install", "cargo-fuzz", "--version", CARGO_FUZZ_VERSION, "--locked", "--force"])
+}
