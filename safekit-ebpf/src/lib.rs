@@ -14,6 +14,7 @@ extern crate std;
 pub mod abi;
 pub mod answer;
 pub mod flow;
+pub mod forward;
 pub mod guard;
 pub mod packet;
 pub mod verdict;

@@ -100,6 +100,12 @@ reasons! {
     NdpClaim = "ndp_claim",
     /// Dropped: asks whether the virtual IP is free to take; the question has no room for an answer.
     NdpProbe = "ndp_probe",
+    /// Sent on: to the owner of its bucket (directed delivery).
+    ToOwner = "to_owner",
+    /// Sent on: to a node that may hold its connection.
+    ToHolder = "to_holder",
+    /// Dropped: the switch sends what is for another node's card.
+    NotAddressed = "not_addressed",
 }
 
 const _: () = assert!(Reason::ALL.len() <= crate::abi::REASON_SLOTS, "a counter row holds every reason");
@@ -162,6 +168,10 @@ pub trait World {
     fn bucket(&self, group: u16, bucket: Bucket) -> BucketState;
     fn lease_holds(&self) -> bool;
     fn evidence(&self, ip: &Ip, tcp: &Tcp) -> Evidence;
+    /// Directed delivery: the frame names this node's card, so a question in it comes to this node alone.
+    fn asks_me_alone(&self, _vip: &Vip) -> bool {
+        false
+    }
 }
 
 #[inline(always)]
@@ -312,7 +322,8 @@ fn answer_arp(arp: &Arp, vip: &Vip, world: &impl World) -> (Verdict, Reason) {
     let requester = Address::v4(arp.sender);
     let bucket = flow::bucket(world.hash_key(), &Balance::CLIENT, requester, 0);
     let (answers, reason) = single_verdict(world.bucket(vip.group, bucket), world);
-    if !answers {
+    // A neighbour makes sure of what it knows by asking the node that it sends to.
+    if !answers && !(world.asks_me_alone(vip) && world.lease_holds()) {
         return (Verdict::Drop, reason);
     }
     let answer = ArpAnswer { request: *arp, own_mac: vip.own_mac, virtual_mac: vip.virtual_mac };
@@ -339,7 +350,7 @@ fn answer_neighbour(neighbour: &Neighbour, vip: &Vip, world: &impl World) -> (Ve
     }
     let bucket = flow::bucket(world.hash_key(), &Balance::CLIENT, neighbour.sender, 0);
     let (answers, reason) = single_verdict(world.bucket(vip.group, bucket), world);
-    if !answers {
+    if !answers && !(world.asks_me_alone(vip) && world.lease_holds()) {
         return (Verdict::Drop, reason);
     }
     let answer = Advertisement { request: *neighbour, own_mac: vip.own_mac, virtual_mac: vip.virtual_mac };

@@ -15,6 +15,7 @@ use super::frames::{Frames, Path as FramePath};
 use super::heartbeat::{Port, Sockets};
 use super::inbox::{self, Inbox, Request};
 use super::report::Reporter;
+use super::roads::Roads;
 use super::runtime::{self, Runtime};
 use super::vip::{self, VirtualIps, Wanted};
 use super::{clock, links, realtime};
@@ -130,6 +131,7 @@ impl Life {
         let opener = Opener::new(&self.key, name, self.config.cluster.nodes.len());
         let nodes = self.config.cluster.nodes.len();
         let timing = self.config.cluster.timing;
+        let roads = Roads::new(self.me, nodes, &datapath);
         let (done, ended) = oneshot::channel();
         std::thread::Builder::new()
             .name("heartbeat".into())
@@ -145,6 +147,7 @@ impl Life {
                     opener,
                     announcer,
                     announcements,
+                    roads,
                     requests,
                     census,
                     reporter,
@@ -215,9 +218,10 @@ impl Life {
         let mut paths: Vec<FramePath> = Vec::new();
         for vip in &plan.virtual_ips {
             let Some(interface) = addresses.interfaces.get(&vip.interface) else { continue };
-            let directed = self.config.farms().any(|farm| {
-                farm.name == vip.module && matches!(farm.delivery, crate::config::Delivery::Directed)
-            });
+            let directed = self
+                .config
+                .farms()
+                .any(|farm| farm.name == vip.module && matches!(farm.delivery, Delivery::Directed));
             let target = if directed { [0xff; 6] } else { vip.mac.0 };
             if paths.iter().all(|path| path.interface_index != interface.index) {
                 let (interface_index, interface_mac) = (interface.index, interface.mac);

@@ -15,6 +15,7 @@ pub mod links;
 pub mod packet_socket;
 pub mod realtime;
 pub mod report;
+pub mod roads;
 pub mod runtime;
 pub mod supervise;
 pub mod vip;

@@ -25,9 +25,10 @@ use super::frames::Frames;
 use super::heartbeat::{DATAGRAM_BYTES_MAX, Sockets};
 use super::inbox::{Request, Requests};
 use super::report::Reporter;
+use super::roads::Roads;
 use crate::engine::farm::{Engine, Input, Output};
 use crate::engine::reach::{Admission, Reach};
-use crate::types::{Event, EventKind, Instant, Snapshot, Timing};
+use crate::types::{Event, EventKind, Instant, Notes, Snapshot, Timing};
 use crate::wire::heartbeat::{self, Body, Heartbeat};
 use crate::wire::seal::{Opener, Sealer};
 
@@ -56,6 +57,7 @@ pub struct Runtime {
     pub opener: Opener,
     pub announcer: Announcer,
     pub announcements: Vec<Announcement>,
+    pub roads: Roads,
     pub requests: Requests,
     pub census: SyncSender<Census>,
     pub reporter: Reporter,
@@ -80,6 +82,8 @@ impl Runtime {
         let mut published = Instant::default();
         // The engine wants to know within half of L_y that frames arrive (R12).
         let mut frames = FrameWatch::every(self.timing.yield_after() / 3);
+        let notes = Notes { macs: self.datapath.own_macs().to_vec(), ..Notes::default() };
+        self.engine.handle(Input::Notes(notes), clock::now());
         let mut dirty = true;
         let mut ready = Ready { requests: true, datagrams: true };
         loop {
@@ -98,6 +102,7 @@ impl Runtime {
             if deadline <= now {
                 self.reporter.note_lateness(now, now.since(deadline));
                 self.engine.handle(Input::Timer, now);
+                self.roads.follow(&self.engine, &mut self.datapath)?;
             }
             match self.carry_out(&mut sealed, now, &mut dirty)? {
                 Turn::GoOn => {}
@@ -223,6 +228,10 @@ impl Runtime {
                 }
                 Output::Event(event) => {
                     log(&event);
+                    if let EventKind::View { members, .. } = &event.kind {
+                        self.roads.note_members(*members);
+                        self.roads.follow(&self.engine, &mut self.datapath)?;
+                    }
                     self.reporter.note_event(event);
                     *dirty = true;
                 }
@@ -233,7 +242,8 @@ impl Runtime {
     }
 
     fn announce(&self) {
-        for announcement in &self.announcements {
+        let due = |it: &&Announcement| it.mac != it.interface_mac || self.roads.announces();
+        for announcement in self.announcements.iter().filter(due) {
             if let Err(error) = self.announcer.announce(announcement) {
                 tracing::warn!(address = %announcement.address, %error, "cannot announce a virtual IP");
             }

@@ -12,7 +12,8 @@ use safekit_ebpf::{abi, guard};
 use super::pins::{PINNED_MAPS, staged};
 use super::plan::{Plan, kernel_address, kernel_balance, seed_without_collision};
 use super::ports::PortMap;
-use super::{Error, LeaseClock, sys};
+use super::{Error, LeaseClock, roads, sys};
+use crate::config::Delivery;
 
 /// Built by build.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/safekit-ebpf.o"));
@@ -49,6 +50,7 @@ pub(super) struct Object {
     pub(super) tables: Array<MapData, abi::Table>,
     pub(super) active: Array<MapData, u32>,
     pub(super) lease: Array<MapData, LeaseValue>,
+    pub(super) roads: roads::Maps,
 }
 
 impl std::fmt::Debug for Object {
@@ -75,7 +77,9 @@ impl Object {
             LeaseClock::Ticks { tick: _ } => abi::CLOCK_JIFFIES,
             LeaseClock::Precise => abi::CLOCK_PRECISE,
         };
+        let directed = roads::Constants::of(plan);
         let mut loader = EbpfLoader::new();
+        directed.set(&mut loader);
         // Nothing in the object is relocated against the kernel's types, and reading them takes most of the loading.
         loader
             .btf(None)
@@ -98,7 +102,8 @@ impl Object {
         let tables = array(take(&mut ebpf, abi::MAP_TABLES)?, abi::MAP_TABLES)?;
         let active = array(take(&mut ebpf, abi::MAP_ACTIVE)?, abi::MAP_ACTIVE)?;
         let lease = array(take(&mut ebpf, abi::MAP_LEASE)?, abi::MAP_LEASE)?;
-        Ok(Self { ebpf, tables, active, lease })
+        let roads = roads::Maps::of(plan, &mut ebpf)?;
+        Ok(Self { ebpf, tables, active, lease, roads })
     }
 
     pub(super) fn counters_map(&mut self) -> Result<PerCpuArray<MapData, abi::CounterRow>, Error> {
@@ -173,7 +178,10 @@ fn kernel_vips(plan: &Plan, interfaces: &[(String, sys::Interface)], ports: &Por
             interface: interface.index,
             index: index as u16,
             group: vip.group.0,
-            virtual_mac: vip.mac.0,
+            virtual_mac: match vip.delivery {
+                Delivery::Flood | Delivery::Multicast => vip.mac.0,
+                Delivery::Directed => interface.mac,
+            },
             own_mac: interface.mac,
             first_rule: ports.vips[index].first_rule,
             tcp_row: ports.vips[index].tcp,
@@ -232,7 +240,7 @@ fn fill_virtual_macs(ebpf: &mut Ebpf, plan: &Plan) -> Result<(), Error> {
     let mut map: HashMap<MapData, u64, u32> =
         HashMap::try_from(take(ebpf, guard::MAP_VIRTUAL_MACS)?).map_err(map_error)?;
     for (vip, place) in plan.virtual_ips.iter().zip(0u32..) {
-        if guard::may_be_virtual(vip.mac.0) {
+        if vip.delivery == Delivery::Flood && guard::may_be_virtual(vip.mac.0) {
             map.insert(guard::key(vip.mac.0), place, 0).map_err(map_error)?;
         }
     }
@@ -248,10 +256,10 @@ fn stage_maps(ebpf: &Ebpf, directory: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
+pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
     ebpf.take_map(name).ok_or(Error::Missing(name))
 }
 
-fn array<V: Pod>(map: Map, name: &'static str) -> Result<Array<MapData, V>, Error> {
+pub(super) fn array<V: Pod>(map: Map, name: &'static str) -> Result<Array<MapData, V>, Error> {
     Array::try_from(map).map_err(|source| Error::Map { map: name, source })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use safekit_ebpf::abi::{Address, Balance, GROUPS_MAX, RULES_MAX, RULES_OF_VIP_MAX, VIPS_MAX};
 use safekit_ebpf::guard;
 
-use super::multicast;
+use super::{multicast, roads};
 use crate::config::{self, Config, Delivery, Evidence, Ports, Protocol};
 use crate::types::{GroupId, NodeId};
 
@@ -18,6 +18,10 @@ pub struct Plan {
     /// Of the farms that this node is in; the index is the place in the kernel's map.
     pub virtual_ips: Vec<PlannedVip>,
     pub rules: Vec<PlannedRule>,
+    /// Whose plan this is.
+    pub node: NodeId,
+    /// The interfaces whose MACs heartbeats list, in their order.
+    pub noted_interfaces: Vec<String>,
     /// How many groups the cluster has; tables of farms that this node is not in stay empty.
     pub groups: u16,
     pub hash_key: [u8; 16],
@@ -98,7 +102,15 @@ impl Plan {
         within("ways of sharing", groups, GROUPS_MAX)?;
         within("virtual IPs", virtual_ips.len(), VIPS_MAX)?;
         within("rules (counted once for each virtual IP)", rules.len(), RULES_MAX)?;
-        Ok(Self { virtual_ips, rules, groups: groups as u16, hash_key, lease: config.cluster.timing.lease })
+        Ok(Self {
+            node,
+            noted_interfaces: roads::noted_interfaces(config),
+            virtual_ips,
+            rules,
+            groups: groups as u16,
+            hash_key,
+            lease: config.cluster.timing.lease,
+        })
     }
 
     /// Each interface once, in the order of the plan.
