@@ -21,7 +21,7 @@ use std::path::PathBuf;
 
 use futures_util::StreamExt;
 use rtnetlink::packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope, CacheInfo,
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
 };
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
@@ -163,7 +163,9 @@ impl VirtualIps {
                 self.handle.address().del(address_message(loopback.index, address)).execute().await?;
             }
             Undo::Join { index, group } => {
-                self.handle.address().del(address_message(index, group)).execute().await?;
+                let mut message = address_message(index, group);
+                as_own_address(&mut message, group);
+                self.handle.address().del(message).execute().await?;
             }
             Undo::Mac { index, mac } => {
                 let mut request = self
@@ -268,6 +270,7 @@ impl VirtualIps {
         let prefix = if group.is_ipv4() { 32 } else { 128 };
         let mut request = self.handle.address().add(index, group, prefix);
         let message = request.message_mut();
+        as_own_address(message, group);
         // Nothing is ever sent from it.
         message.header.scope = AddressScope::Host;
         let flags = AddressFlags::Mcautojoin | AddressFlags::Nodad | AddressFlags::Noprefixroute;
@@ -280,6 +283,12 @@ impl VirtualIps {
         self.undo.push(Undo::Join { index, group });
         Ok(())
     }
+}
+
+/// The library takes a group for one that exists already; to the kernel it is an address of the interface.
+fn as_own_address(message: &mut AddressMessage, group: IpAddr) {
+    message.attributes.retain(|attribute| !matches!(attribute, AddressAttribute::Multicast(_)));
+    message.attributes.extend([AddressAttribute::Address(group), AddressAttribute::Local(group)]);
 }
 
 fn is(error: &rtnetlink::Error, errno: i32) -> bool {
