@@ -295,7 +295,7 @@ fn is(error: &rtnetlink::Error, errno: i32) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code() == -errno)
 }
 
-fn address_message(loopback: u32, address: IpAddr) -> rtnetlink::packet_route::address::AddressMessage {
+fn address_message(loopback: u32, address: IpAddr) -> AddressMessage {
     let mut message = match address {
         IpAddr::V4(v4) => AddressMessageBuilder::<Ipv4Addr>::new().index(loopback).address(v4, 32).build(),
         IpAddr::V6(v6) => AddressMessageBuilder::<Ipv6Addr>::new().index(loopback).address(v6, 128).build(),
