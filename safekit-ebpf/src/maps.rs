@@ -10,7 +10,7 @@ use safekit_ebpf::abi::{
 };
 use safekit_ebpf::flow::{Bucket, HashKey};
 use safekit_ebpf::probe::Probe;
-use safekit_ebpf::verdict::{BucketState, Decision};
+use safekit_ebpf::verdict::{BucketState, Decision, Reason};
 
 #[unsafe(no_mangle)]
 static HASH_KEY: Global<HashKey> = Global::new([0; 2]);
@@ -176,10 +176,15 @@ pub(crate) fn lease() -> Lease {
 /// The one place where frames are counted.
 #[inline(always)]
 pub(crate) fn count(decision: &Decision) {
-    if let Some(row) = COUNTERS.get_ptr_mut(decision.scope) {
+    count_as(decision.reason, decision.scope);
+}
+
+#[inline(always)]
+pub(crate) fn count_as(reason: Reason, scope: u32) {
+    if let Some(row) = COUNTERS.get_ptr_mut(scope) {
         // The compiler knows that no reason is larger, and leaves the mask out; the verifier knows it only of what is
         // decided in this function.
-        let reason = core::hint::black_box(decision.reason as usize) & (REASON_SLOTS - 1);
+        let reason = core::hint::black_box(reason as usize) & (REASON_SLOTS - 1);
         // SAFETY: the row is this CPU's own, and XDP does not run inside itself.
         unsafe { (*row)[reason] += 1 };
     }

@@ -2,6 +2,7 @@
 
 mod audit;
 mod commands;
+mod delivery;
 mod demo;
 mod doctor;
 mod load;

@@ -16,6 +16,7 @@ use super::heartbeat::{Port, Sockets};
 use super::inbox::{self, Inbox, Request};
 use super::notes::Noter;
 use super::report::Reporter;
+use super::roads::Roads;
 use super::runtime::{self, Runtime};
 use super::vip::{self, VirtualIps, Wanted};
 use super::{clock, generations, links, realtime};
@@ -138,6 +139,7 @@ impl Life {
         let opener = Opener::new(&self.key, name, self.config.cluster.nodes.len());
         let nodes = self.config.cluster.nodes.len();
         let timing = self.config.cluster.timing;
+        let roads = Roads::new(self.me, nodes, &datapath);
         let (done, ended) = oneshot::channel();
         std::thread::Builder::new()
             .name("heartbeat".into())
@@ -153,6 +155,7 @@ impl Life {
                     opener,
                     announcer,
                     announcements,
+                    roads,
                     requests,
                     census,
                     reporter,
