@@ -1,5 +1,6 @@
 //! Real processes in network namespaces on a bridge: kills, pauses, joins, leaves.
 
+mod bench;
 mod commands;
 mod demo;
 mod members;
