@@ -159,14 +159,7 @@ fn outage(contestant: Contestant) -> Result<Outage> {
         let attempts = client.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         anyhow::Ok((attempts?, fault?))
     })?;
-    let r = judge(&attempts, fault);
-    if r.is_err() {
-        let _ = std::process::Command::new("sh")
-            .arg("-c")
-            .arg("rm -rf /tmp/kl; cp -r /run/safekit-demo /tmp/kl")
-            .status();
-    }
-    r
+    judge(&attempts, fault)
 }
 
 /// Until the service is there, and with keepalived the virtual IP on the machine that is to be switched off.
