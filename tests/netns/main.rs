@@ -1,6 +1,7 @@
 //! Real processes in network namespaces on a bridge: kills, pauses, joins, leaves.
 
 mod audit;
+mod bench;
 mod commands;
 mod delivery;
 mod demo;
