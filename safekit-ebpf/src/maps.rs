@@ -51,6 +51,7 @@ static NEWCOMERS: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries
 static AWAY: Array<AwayPage> = Array::with_max_entries(1, 0);
 #[map]
 static SIGHTS: Array<SightPage> = Array::with_max_entries(1, 0);
+#[map]
 static PROBES: Array<ProbeRow> = Array::with_max_entries(PROBE_VIPS as u32, 0);
 #[map]
 static AUDIT: PerCpuArray<AuditRow> = PerCpuArray::with_max_entries(GROUPS_MAX as u32, 0);

@@ -63,7 +63,7 @@ pub(super) struct Maps {
     /// By place among `groups`: which of the two entries counts; 2 while neither does.
     active: Vec<u32>,
     /// Place of each virtual IP of the plan, and of its interface in the notes of heartbeats.
-    interfaces: Vec<usize>,
+    interfaces: Vec<Option<usize>>,
     roads: Array<MapData, Entry>,
     roads_active: Array<MapData, u32>,
     macs: Array<MapData, u64>,
@@ -80,10 +80,8 @@ impl Maps {
     pub(super) fn of(plan: &Plan, ebpf: &mut Ebpf) -> Result<Self, Error> {
         let groups = groups(plan);
         let place = |interface: &String| plan.noted_interfaces.iter().position(|it| it == interface);
-        let interfaces = plan
-            .virtual_ips
-            .iter()
-            .map(|vip| place(&vip.interface).expect("the configuration names every interface of its plan"));
+        // Peers tell no MAC for an interface that no configuration names.
+        let interfaces = plan.virtual_ips.iter().map(|vip| place(&vip.interface));
         let forwarded = take(ebpf, MAP_FORWARDED)?;
         Ok(Self {
             active: vec![2; groups.len()],
@@ -122,7 +120,7 @@ impl Maps {
     pub(super) fn set_peer(&mut self, node: NodeId, macs: &[[u8; 6]]) -> Result<(), Error> {
         assert!(usize::from(node.0) < NODES, "the configuration has at most {NODES} nodes");
         for (vip, interface) in self.interfaces.iter().enumerate() {
-            let mac = macs.get(*interface).copied().unwrap_or_default();
+            let mac = interface.and_then(|place| macs.get(place)).copied().unwrap_or_default();
             self.macs
                 .set((vip * NODES + usize::from(node.0)) as u32, guard::key(mac), 0)
                 .map_err(|source| Error::Map { map: MAP_PEER_MACS, source })?;
