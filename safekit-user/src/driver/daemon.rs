@@ -10,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::announce::{Announcement, Announcer};
 use super::census::{self, Places};
-use super::datapath::{self, Datapath, ModeChoice, Plan, PlannedVip};
+use super::datapath::{self, Datapath, ModeChoice, Plan, PlannedVip, VirtualMac};
 use super::frames::{Frames, Path as FramePath};
 use super::heartbeat::{Port, Sockets};
 use super::inbox::{self, Inbox, Request};
@@ -123,7 +123,7 @@ impl Life {
             self.boot,
             realtime,
             bucket_of(plan),
-            self.virtual_ips(plan, &datapath),
+            self.virtual_ips(plan, &datapath, addresses),
         );
         let now = clock::now();
         let generation = generations::load(&self.state_dir, &self.config);
@@ -241,13 +241,17 @@ impl Life {
         paths
     }
 
-    fn virtual_ips(&self, plan: &Plan, datapath: &Datapath) -> Vec<VirtualIpInfo> {
+    fn virtual_ips(&self, plan: &Plan, datapath: &Datapath, addresses: &VirtualIps) -> Vec<VirtualIpInfo> {
         let info = |vip: &PlannedVip| {
             let attached = datapath.attached().iter().find(|attached| attached.interface == vip.interface);
             VirtualIpInfo {
                 address: vip.address,
                 interface: vip.interface.clone(),
-                mac: vip.mac.to_string(),
+                mac: match (vip.delivery, addresses.interfaces.get(&vip.interface)) {
+                    // Neighbours learn the MAC of whoever answers them: of this node, what its card has.
+                    (Delivery::Directed, Some(interface)) => VirtualMac(interface.mac).to_string(),
+                    (Delivery::Flood | Delivery::Multicast | Delivery::Directed, _) => vip.mac.to_string(),
+                },
                 xdp_mode: attached.map_or("none", |attached| attached.mode.as_str()).to_owned(),
                 xdp_reason: attached.map_or("not attached", |attached| &attached.why).to_owned(),
             }
