@@ -134,9 +134,7 @@ impl Life {
         let announcer = Announcer::open().map_err(io("open a packet socket"))?;
         let noter =
             Noter::open(&self.config, self.me, plan).map_err(io("open a packet socket for probes"))?;
-        let name = &self.config.cluster.name;
-        let sealer = Sealer::new(&self.key, name, self.me, self.boot);
-        let opener = Opener::new(&self.key, name, self.config.cluster.nodes.len());
+        let (sealer, opener) = self.seals();
         let nodes = self.config.cluster.nodes.len();
         let timing = self.config.cluster.timing;
         let roads = Roads::new(self.me, nodes, &datapath);
@@ -170,6 +168,12 @@ impl Life {
             })
             .map_err(io("start the heartbeat thread"))?;
         Ok((receiver, inbox, ended))
+    }
+
+    fn seals(&self) -> (Sealer, Opener) {
+        let name = &self.config.cluster.name;
+        let opener = Opener::new(&self.key, name, self.config.cluster.nodes.len());
+        (Sealer::new(&self.key, name, self.me, self.boot), opener)
     }
 
     /// Which heartbeat networks share an interface with a virtual IP. When none does, all count: then nobody can tell
