@@ -13,6 +13,7 @@ pub mod generations;
 pub mod heartbeat;
 pub mod inbox;
 pub mod links;
+pub mod multicast;
 pub mod notes;
 pub mod packet_socket;
 pub mod probe;

@@ -22,14 +22,16 @@ use super::census::Census;
 use super::clock;
 use super::datapath::{self, Datapath};
 use super::frames::Frames;
-use super::heartbeat::{DATAGRAM_BYTES_MAX, Sockets};
+use super::heartbeat::{DATAGRAM_BYTES_MAX, Received, Sockets, Way};
 use super::inbox::{Request, Requests};
 use super::notes::Noter;
 use super::report::Reporter;
 use super::roads::Roads;
 use crate::engine::farm::{Engine, Input, Output};
 use crate::engine::reach::{Admission, Reach};
-use crate::types::{Command, Event, EventKind, Generation, Instant, Notes, Reply, Snapshot, Timing, Wish};
+use crate::types::{
+    Command, Event, EventKind, Generation, Instant, NodeId, Notes, Reply, Snapshot, Timing, Wish,
+};
 use crate::wire::heartbeat::{self, Body, Heartbeat};
 use crate::wire::seal::{Opener, Sealer};
 
@@ -183,9 +185,12 @@ impl Runtime {
 
     fn take_datagrams(&mut self, buffer: &mut [u8], now: Instant) {
         for _ in 0..DATAGRAMS_PER_TURN_MAX {
-            let Some((network, length)) = self.sockets.receive(buffer) else { return };
+            let Some(Received { network, length, way }) = self.sockets.receive(buffer) else { return };
             let on_virtual_ip = self.on_virtual_ip[usize::from(network.0)];
-            self.open(&mut buffer[..length], on_virtual_ip, false, now);
+            let sender = self.open(&mut buffer[..length], on_virtual_ip, false, now);
+            if let (Some(sender), Way::Multicast) = (sender, way) {
+                self.sockets.note_multicast(network, sender, now);
+            }
         }
     }
 
@@ -197,18 +202,26 @@ impl Runtime {
         }
     }
 
-    fn open(&mut self, sealed: &mut [u8], on_virtual_ip: bool, as_frame: bool, now: Instant) {
+    /// The sender, where the datagram is authentic.
+    fn open(
+        &mut self,
+        sealed: &mut [u8],
+        on_virtual_ip: bool,
+        as_frame: bool,
+        now: Instant,
+    ) -> Option<NodeId> {
         let heartbeat = self.opener.open(sealed).ok().and_then(|(header, plaintext)| {
             let body = heartbeat::decode(plaintext).ok()?;
             Some(Heartbeat { sender: header.sender, boot: header.boot, seq: header.seq, body })
         });
-        match heartbeat {
-            Some(heartbeat) => {
-                self.reporter.note_heard(heartbeat.sender, as_frame, now);
-                self.hear(heartbeat, on_virtual_ip, now);
-            }
-            None => self.reporter.note_rejected(now),
-        }
+        let Some(heartbeat) = heartbeat else {
+            self.reporter.note_rejected(now);
+            return None;
+        };
+        let sender = heartbeat.sender;
+        self.reporter.note_heard(sender, as_frame, now);
+        self.hear(heartbeat, on_virtual_ip, now);
+        Some(sender)
     }
 
     fn hear(&mut self, heartbeat: Heartbeat, on_virtual_ip: bool, now: Instant) {
@@ -244,7 +257,8 @@ impl Runtime {
                 Output::Send(heartbeat) => {
                     let plaintext = heartbeat::encode(&heartbeat.body);
                     self.sealer.seal(heartbeat.seq, &plaintext, sealed);
-                    self.reporter.note_unsent(self.sockets.send_to_all(sealed));
+                    let answers = |node| self.engine.answers(node);
+                    self.reporter.note_unsent(self.sockets.send(sealed, answers, now));
                     if self.engine.is_unanswered() {
                         self.reporter.note_unsent(self.frames.send_to_all(sealed));
                     }
