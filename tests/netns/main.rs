@@ -6,6 +6,7 @@ mod demo;
 mod doctor;
 mod load;
 mod members;
+mod multicast;
 mod probe;
 mod reload;
 mod wires;
