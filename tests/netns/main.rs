@@ -1,7 +1,9 @@
 //! Real processes in network namespaces on a bridge: kills, pauses, joins, leaves.
 
 mod audit;
+mod bench;
 mod commands;
+mod delivery;
 mod demo;
 mod doctor;
 mod load;

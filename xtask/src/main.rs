@@ -34,7 +34,7 @@ enum Verb {
     Demo(Rest),
     /// Build, then run all tests.
     Test(Rest),
-    /// Measure: `bench filter [--json]`.
+    /// Measure: `bench filter [--json]`, `bench farm [--json] [--quick] [--write]`.
     Bench(Rest),
     /// Simulate: `sim --table` reproduces the table of events, holes and overlaps.
     Sim(Rest),

@@ -19,6 +19,7 @@ pub mod packet_socket;
 pub mod probe;
 pub mod realtime;
 pub mod report;
+pub mod roads;
 pub mod runtime;
 pub mod supervise;
 pub mod vip;

@@ -26,9 +26,12 @@ use super::heartbeat::{DATAGRAM_BYTES_MAX, Received, Sockets, Way};
 use super::inbox::{Request, Requests};
 use super::notes::Noter;
 use super::report::Reporter;
+use super::roads::Roads;
 use crate::engine::farm::{Engine, Input, Output};
 use crate::engine::reach::{Admission, Reach};
-use crate::types::{Command, Event, EventKind, Generation, Instant, NodeId, Reply, Snapshot, Timing, Wish};
+use crate::types::{
+    Command, Event, EventKind, Generation, Instant, NodeId, Notes, Reply, Snapshot, Timing, Wish,
+};
 use crate::wire::heartbeat::{self, Body, Heartbeat};
 use crate::wire::seal::{Opener, Sealer};
 
@@ -57,6 +60,7 @@ pub struct Runtime {
     pub opener: Opener,
     pub announcer: Announcer,
     pub announcements: Vec<Announcement>,
+    pub roads: Roads,
     pub requests: Requests,
     pub census: SyncSender<Census>,
     pub reporter: Reporter,
@@ -84,6 +88,8 @@ impl Runtime {
         let mut published = Instant::default();
         // The engine wants to know within half of L_y that frames arrive (R12).
         let mut frames = FrameWatch::every(self.timing.yield_after() / 3);
+        let notes = Notes { macs: self.datapath.own_macs().to_vec(), ..Notes::default() };
+        self.engine.handle(Input::Notes(notes), clock::now());
         let mut dirty = true;
         let mut ready = Ready { requests: true, datagrams: true };
         loop {
@@ -102,6 +108,7 @@ impl Runtime {
             if deadline <= now {
                 self.reporter.note_lateness(now, now.since(deadline));
                 self.engine.handle(Input::Timer, now);
+                self.roads.follow(&self.engine, &mut self.datapath)?;
             }
             self.noter.turn(&mut self.engine, &self.datapath, now)?;
             match self.carry_out(&mut sealed, now, &mut dirty)? {
@@ -269,6 +276,10 @@ impl Runtime {
                 }
                 Output::Event(event) => {
                     log(&event);
+                    if let EventKind::View { members, .. } = &event.kind {
+                        self.roads.note_members(*members);
+                        self.roads.follow(&self.engine, &mut self.datapath)?;
+                    }
                     self.reporter.note_event(event);
                     *dirty = true;
                 }
@@ -279,7 +290,8 @@ impl Runtime {
     }
 
     fn announce(&self) {
-        for announcement in &self.announcements {
+        let due = |it: &&Announcement| it.mac != it.interface_mac || self.roads.announces();
+        for announcement in self.announcements.iter().filter(due) {
             if let Err(error) = self.announcer.announce(announcement) {
                 tracing::warn!(address = %announcement.address, %error, "cannot announce a virtual IP");
             }
