@@ -122,7 +122,8 @@ impl Group {
 }
 
 fn interface_of(own: Ipv6Addr) -> io::Result<u32> {
-    interface_in(&std::fs::read_to_string("/proc/net/if_inet6")?, own)
+    // "/proc/net" shows the namespace of the process, which need not be that of this thread and its sockets.
+    interface_in(&std::fs::read_to_string("/proc/thread-self/net/if_inet6")?, own)
         .ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "no interface has the address"))
 }
 
