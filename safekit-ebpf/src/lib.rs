@@ -15,6 +15,7 @@ pub mod abi;
 pub mod answer;
 pub mod flow;
 pub mod flows;
+pub mod forward;
 pub mod guard;
 pub mod packet;
 pub mod probe;

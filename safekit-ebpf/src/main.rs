@@ -4,6 +4,9 @@
 
 mod egress;
 mod maps;
+mod roads;
+
+use core::cell::Cell;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{bpf_sock_tuple, xdp_action};
@@ -14,6 +17,8 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use safekit_ebpf::abi::{Address, FlowKey, FlowRecord, FragmentKey, Limits, Rule, Vip};
 use safekit_ebpf::flow::{Bucket, HashKey};
+use safekit_ebpf::forward::{About, Asked, Detour, Road, Roads, detour};
+use safekit_ebpf::guard;
 use safekit_ebpf::packet::{Ethernet, Frame, FrameMut, Ip, OFFSET_MAX, Plain, Protocol, Version};
 use safekit_ebpf::probe::Probe;
 use safekit_ebpf::verdict::{BucketState, Evidence, Flow, Verdict, World, apply, decide};
@@ -24,7 +29,12 @@ pub(crate) fn safekit_farm(context: XdpContext) -> u32 {
     if let Some(ethernet) = frame.read::<Ethernet>(0) {
         egress::note_heard(ethernet.source);
     }
-    let decision = decide(&frame, &Kernel { context: &context });
+    let kernel = Kernel { context: &context, asked: Cell::new(0), about: Cell::new(0) };
+    let decision = decide(&frame, &kernel);
+    let passes = matches!(decision.verdict, Verdict::Ours);
+    if let Some(detour) = detour(&frame, &kernel, decision.reason, passes) {
+        return follow(&mut frame, &detour, decision.scope);
+    }
     maps::count(&decision);
     // The frame is as long as it was when it was read, so this cannot fail; if it did, it would not be ours to pass.
     if apply(&mut frame, &decision).is_none() {
@@ -34,6 +44,24 @@ pub(crate) fn safekit_farm(context: XdpContext) -> u32 {
         Verdict::NotFarm | Verdict::Ours => xdp_action::XDP_PASS,
         Verdict::Drop => xdp_action::XDP_DROP,
         Verdict::Answer | Verdict::Advertise => xdp_action::XDP_TX,
+    }
+}
+
+#[inline(always)]
+fn follow(frame: &mut XdpFrame, detour: &Detour, scope: u32) -> u32 {
+    match detour {
+        Detour::Drop(reason) => {
+            maps::count_as(*reason, scope);
+            xdp_action::XDP_DROP
+        }
+        Detour::Forward(reason, forward) => {
+            maps::count_as(*reason, scope);
+            roads::count(forward.hop);
+            match forward.write(frame) {
+                Some(()) => xdp_action::XDP_TX,
+                None => xdp_action::XDP_DROP,
+            }
+        }
     }
 }
 
@@ -135,6 +163,10 @@ unsafe impl Plain for Clocks {}
 /// The world as the kernel sees it.
 struct Kernel<'a> {
     context: &'a XdpContext,
+    /// For [`detour`]: the verdict is about this bucket, and this virtual IP. In one word each, 0 = none: the compiler
+    /// would keep parts of an absent value uninitialised, which the verifier refuses.
+    asked: Cell<u64>,
+    about: Cell<u64>,
 }
 
 impl World for Kernel<'_> {
@@ -150,7 +182,11 @@ impl World for Kernel<'_> {
 
     #[inline(always)]
     fn vip(&self, address: Address) -> Option<&Vip> {
-        maps::vip(address)
+        let vip = maps::vip(address);
+        if let Some(vip) = vip.filter(|vip| roads::is_directed(vip)) {
+            self.about.set(guard::key(vip.own_mac) | u64::from(vip.index) << 48 | 1 << 63);
+        }
+        vip
     }
 
     #[inline(always)]
@@ -164,7 +200,15 @@ impl World for Kernel<'_> {
 
     #[inline(always)]
     fn bucket(&self, group: u16, bucket: Bucket) -> BucketState {
-        maps::bucket(group, bucket)
+        let state = maps::bucket(group, bucket);
+        self.asked.set(u64::from(group) << 32 | u64::from(bucket) << 16 | (state as u64) << 8 | 1);
+        state
+    }
+
+    #[inline(always)]
+    fn asks_me_alone(&self, vip: &Vip) -> bool {
+        let named = XdpFrame::of(self.context).read::<Ethernet>(0).map(|ethernet| ethernet.destination);
+        roads::is_directed(vip) && named == Some(vip.own_mac)
     }
 
     /// Ticks cost one load; the exact clock costs about 30 ns. The driver states the lease so that ticks are safe, and
@@ -273,6 +317,38 @@ impl World for Kernel<'_> {
     #[inline(always)]
     fn set_sight(&self, slot: u32, time: u32) {
         maps::set_sight(slot, time);
+    }
+}
+
+impl Roads for Kernel<'_> {
+    #[inline(always)]
+    fn directed(&self) -> Option<About> {
+        let about = self.about.get();
+        let [_, _, a, b, c, d, e, f] = about.to_be_bytes();
+        (about != 0).then_some(About { index: (about >> 48) as u16 & 0x7fff, own_mac: [a, b, c, d, e, f] })
+    }
+
+    #[inline(always)]
+    fn asked(&self) -> Option<Asked> {
+        let asked = self.asked.get();
+        let state = BucketState::in_word(asked >> 8 & 0b11, 0);
+        let (group, bucket) = ((asked >> 32) as u16, (asked >> 16) as Bucket);
+        (asked != 0).then_some(Asked { group, bucket, state })
+    }
+
+    #[inline(always)]
+    fn road(&self, asked: &Asked) -> Road {
+        roads::road(asked)
+    }
+
+    #[inline(always)]
+    fn peer_mac(&self, vip: u16, node: u8) -> Option<[u8; 6]> {
+        roads::peer_mac(vip, node)
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> [u8; 6] {
+        roads::mark()
     }
 }
 

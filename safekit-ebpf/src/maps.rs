@@ -10,7 +10,7 @@ use safekit_ebpf::abi::{
 };
 use safekit_ebpf::flow::{Bucket, HashKey};
 use safekit_ebpf::probe::Probe;
-use safekit_ebpf::verdict::{BucketState, Decision};
+use safekit_ebpf::verdict::{BucketState, Decision, Reason};
 
 #[unsafe(no_mangle)]
 static HASH_KEY: Global<HashKey> = Global::new([0; 2]);
@@ -51,6 +51,7 @@ static NEWCOMERS: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries
 static AWAY: Array<AwayPage> = Array::with_max_entries(1, 0);
 #[map]
 static SIGHTS: Array<SightPage> = Array::with_max_entries(1, 0);
+#[map]
 static PROBES: Array<ProbeRow> = Array::with_max_entries(PROBE_VIPS as u32, 0);
 #[map]
 static AUDIT: PerCpuArray<AuditRow> = PerCpuArray::with_max_entries(GROUPS_MAX as u32, 0);
@@ -176,10 +177,15 @@ pub(crate) fn lease() -> Lease {
 /// The one place where frames are counted.
 #[inline(always)]
 pub(crate) fn count(decision: &Decision) {
-    if let Some(row) = COUNTERS.get_ptr_mut(decision.scope) {
+    count_as(decision.reason, decision.scope);
+}
+
+#[inline(always)]
+pub(crate) fn count_as(reason: Reason, scope: u32) {
+    if let Some(row) = COUNTERS.get_ptr_mut(scope) {
         // The compiler knows that no reason is larger, and leaves the mask out; the verifier knows it only of what is
         // decided in this function.
-        let reason = core::hint::black_box(decision.reason as usize) & (REASON_SLOTS - 1);
+        let reason = core::hint::black_box(reason as usize) & (REASON_SLOTS - 1);
         // SAFETY: the row is this CPU's own, and XDP does not run inside itself.
         unsafe { (*row)[reason] += 1 };
     }

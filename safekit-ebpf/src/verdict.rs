@@ -126,6 +126,12 @@ reasons! {
     ProbeForeign = "probe_foreign",
     /// Dropped: asks whether the virtual IP is free to take; the question has no room for an answer.
     NdpProbe = "ndp_probe",
+    /// Sent on: to the owner of its bucket (directed delivery).
+    ToOwner = "to_owner",
+    /// Sent on: to a node that may hold its connection.
+    ToHolder = "to_holder",
+    /// Dropped: the switch sends what is for another node's card.
+    NotAddressed = "not_addressed",
 }
 
 const _: () = assert!(Reason::ALL.len() <= crate::abi::REASON_SLOTS, "a counter row holds every reason");
@@ -189,6 +195,10 @@ pub trait World {
     fn lease_holds(&self) -> bool;
     /// What the socket table says of a TCP flow to the destination of `ip`.
     fn evidence(&self, ip: &Ip, flow: &Flow) -> Evidence;
+    /// Directed delivery: the frame names this node's card, so a question in it comes to this node alone.
+    fn asks_me_alone(&self, _vip: &Vip) -> bool {
+        false
+    }
     /// The boot clock, in nanoseconds.
     fn now(&self) -> u64;
     fn limits(&self) -> Limits;
@@ -485,7 +495,9 @@ fn answer_arp(arp: &Arp, vip: &Vip, world: &impl World) -> (Verdict, Reason) {
     let requester = Address::v4(arp.sender);
     let bucket = flow::bucket(world.hash_key(), &Balance::CLIENT, requester, 0);
     let (answers, reason) = single_verdict(world.bucket(vip.group, bucket), world);
-    if !answers {
+    // A neighbour makes sure of what it knows by asking the node that it sends to.
+    let asked_alone = world.asks_me_alone(vip) && world.lease_holds();
+    if !answers && !asked_alone {
         return (Verdict::Drop, reason);
     }
     (Verdict::Answer, Reason::ArpAnswered)
@@ -510,7 +522,8 @@ fn answer_neighbour(neighbour: &Neighbour, vip: &Vip, world: &impl World) -> (Ve
     }
     let bucket = flow::bucket(world.hash_key(), &Balance::CLIENT, neighbour.sender, 0);
     let (answers, reason) = single_verdict(world.bucket(vip.group, bucket), world);
-    if !answers {
+    let asked_alone = world.asks_me_alone(vip) && world.lease_holds();
+    if !answers && !asked_alone {
         return (Verdict::Drop, reason);
     }
     (Verdict::Advertise, Reason::NdpAnswered)

@@ -11,7 +11,7 @@ use safekit::config::key::{ClusterKey, read_key};
 use safekit::config::{self, Config};
 use safekit::driver::daemon::{Life, Running, pin_dir};
 use safekit::driver::inbox::{Inbox, Request};
-use safekit::driver::supervise::{Asked, DaemonFiles, Outcome, Signals, Supervisor};
+use safekit::driver::supervise::{Asked, Beating, DaemonFiles, Outcome, Signals, Supervisor};
 use safekit::driver::{clock, datapath};
 use safekit::engine::doctor::facts::Facts;
 use safekit::front::cli::DaemonArgs;
@@ -27,7 +27,7 @@ pub(crate) fn daemon(args: &DaemonArgs) -> Exit {
     install_log();
     let result = match &args.boot {
         None => parent(args),
-        Some(boot) => child(args, boot),
+        Some(boot) => beating(args, boot),
     };
     match result {
         Ok(()) => Exit::Done,
@@ -79,6 +79,16 @@ fn parent(args: &DaemonArgs) -> anyhow::Result<()> {
     }
     outcome?;
     Ok(())
+}
+
+/// A daemon that ends, well or not, says so; only one that dies does not.
+fn beating(args: &DaemonArgs, boot: &str) -> anyhow::Result<()> {
+    let pulse = args.pulse.map(Beating::take).transpose().context("--pulse is no descriptor")?;
+    let result = child(args, boot);
+    if let Some(pulse) = pulse {
+        pulse.farewell();
+    }
+    result
 }
 
 fn child(args: &DaemonArgs, boot: &str) -> anyhow::Result<()> {

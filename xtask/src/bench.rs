@@ -1,22 +1,74 @@
-//! `cargo xtask bench filter [--json]`: nanoseconds a packet in the kernel.
+//! `cargo xtask bench filter|farm`: nanoseconds a packet in the kernel, and the farm against its rivals.
 
 use std::ffi::OsString;
 
 use anyhow::bail;
 
-use crate::{cargo, setup, step};
+use crate::{cargo, demo, setup, step};
+
+/// Rivals: program, and the Debian package that brings it. Not part of `setup`: only this benchmark wants them.
+const RIVALS: [(&str, &str); 5] = [
+    ("nginx", "nginx-light"),
+    ("haproxy", "haproxy"),
+    ("keepalived", "keepalived"),
+    ("iptables-legacy", "iptables"),
+    ("iptables-nft", "iptables"),
+];
+/// A module is no program, so its package is asked for by name.
+const STREAM_MODULE: (&str, &str) = ("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream");
 
 pub(crate) fn run(arguments: &[OsString]) -> anyhow::Result<()> {
-    let Some((what, rest)) = arguments.split_first() else { bail!("say what: `cargo xtask bench filter`") };
-    if what != "filter" {
-        bail!("there is no benchmark {}; there is: filter", what.display());
+    let what = arguments.first().and_then(|word| word.to_str());
+    match what {
+        Some("filter") => filter(&arguments[1..]),
+        Some("farm") => farm(&arguments[1..]),
+        Some(other) => bail!("there is no benchmark {other}; there are: filter, farm"),
+        None => bail!("say what: `cargo xtask bench filter` or `cargo xtask bench farm`"),
     }
+}
+
+fn filter(arguments: &[OsString]) -> anyhow::Result<()> {
     setup::run()?;
     step("bench: the filter under BPF_PROG_TEST_RUN (as root)");
+    measured("bench-filter", &[], arguments)
+}
+
+/// `--write` alone means the results page of this repository.
+fn farm(arguments: &[OsString]) -> anyhow::Result<()> {
+    setup::run()?;
+    if !arguments.iter().any(|word| word == "--quick") {
+        rivals()?;
+    }
+    step("bench: build as released");
+    cargo(["build", "--release", "--package", "safekit"])?;
+    step("bench: the farm against its rivals (as root; six minutes, --quick takes seconds)");
+    let mut words: Vec<OsString> = arguments.to_vec();
+    if let Some(place) = words.iter().position(|word| word == "--write") {
+        words.insert(place + 1, demo::workspace().join("BENCHMARKS.md").into());
+    }
+    measured("bench-farm", &["--release"], &words)
+}
+
+fn measured(program: &str, options: &[&str], arguments: &[OsString]) -> anyhow::Result<()> {
     let mut command: Vec<OsString> =
-        ["run", "--quiet", "--package", "safekit-tests", "--bin", "bench-filter", "--"]
-            .map(Into::into)
-            .to_vec();
-    command.extend_from_slice(rest);
+        ["run", "--quiet", "--package", "safekit-tests", "--bin", program].map(Into::into).to_vec();
+    command.extend(options.iter().map(OsString::from));
+    command.push("--".into());
+    command.extend_from_slice(arguments);
     cargo(command)
+}
+
+/// Installs what is missing, and says so.
+fn rivals() -> anyhow::Result<()> {
+    let mut missing: Vec<&str> =
+        RIVALS.iter().filter(|(program, _)| !setup::on_path(program)).map(|(_, package)| *package).collect();
+    if !std::path::Path::new(STREAM_MODULE.0).is_file() {
+        missing.push(STREAM_MODULE.1);
+    }
+    missing.dedup();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    step(&format!("bench: the rivals come from Debian packages: {}", missing.join(", ")));
+    setup::install(&missing)
 }

@@ -26,14 +26,19 @@ fn packages() -> anyhow::Result<bool> {
         return Ok(false);
     }
     step(&format!("setup: Debian packages {}", missing.join(", ")));
+    install(&missing)?;
+    Ok(true)
+}
+
+/// As root, or says what root has to do.
+pub(crate) fn install(packages: &[&str]) -> anyhow::Result<()> {
     if !is_root() {
-        bail!("install them first: sudo apt-get install --no-install-recommends {}", missing.join(" "));
+        bail!("install them first: sudo apt-get install --no-install-recommends {}", packages.join(" "));
     }
     execute("apt-get", ["update"])?;
     let mut arguments = vec!["install", "-y", "--no-install-recommends"];
-    arguments.extend(&missing);
-    execute("apt-get", arguments)?;
-    Ok(true)
+    arguments.extend(packages);
+    execute("apt-get", arguments)
 }
 
 /// The compiler's sources: `core` is built for the kernel's target.
@@ -69,7 +74,7 @@ fn linker_path() -> PathBuf {
     home.unwrap_or_default().join("bin/bpf-linker")
 }
 
-fn on_path(program: &str) -> bool {
+pub(crate) fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Root's own directories are not on everybody's path.
     let system = ["/usr/sbin", "/sbin"].map(Into::into);

@@ -10,12 +10,13 @@ use tokio::sync::{oneshot, watch};
 
 use super::announce::{Announcement, Announcer};
 use super::census::{self, Places};
-use super::datapath::{self, Datapath, ModeChoice, Plan, PlannedVip};
+use super::datapath::{self, Datapath, ModeChoice, Plan, PlannedVip, VirtualMac};
 use super::frames::{Frames, Path as FramePath};
 use super::heartbeat::{Port, Sockets};
 use super::inbox::{self, Inbox, Request};
 use super::notes::Noter;
 use super::report::Reporter;
+use super::roads::Roads;
 use super::runtime::{self, Runtime};
 use super::vip::{self, VirtualIps, Wanted};
 use super::{clock, generations, links, realtime};
@@ -122,7 +123,7 @@ impl Life {
             self.boot,
             realtime,
             bucket_of(plan),
-            self.virtual_ips(plan, &datapath),
+            self.virtual_ips(plan, &datapath, addresses),
         );
         let now = clock::now();
         let generation = generations::load(&self.state_dir, &self.config);
@@ -133,11 +134,10 @@ impl Life {
         let announcer = Announcer::open().map_err(io("open a packet socket"))?;
         let noter =
             Noter::open(&self.config, self.me, plan).map_err(io("open a packet socket for probes"))?;
-        let name = &self.config.cluster.name;
-        let sealer = Sealer::new(&self.key, name, self.me, self.boot);
-        let opener = Opener::new(&self.key, name, self.config.cluster.nodes.len());
+        let (sealer, opener) = self.seals();
         let nodes = self.config.cluster.nodes.len();
         let timing = self.config.cluster.timing;
+        let roads = Roads::new(self.me, nodes, &datapath);
         let (done, ended) = oneshot::channel();
         std::thread::Builder::new()
             .name("heartbeat".into())
@@ -153,6 +153,7 @@ impl Life {
                     opener,
                     announcer,
                     announcements,
+                    roads,
                     requests,
                     census,
                     reporter,
@@ -167,6 +168,12 @@ impl Life {
             })
             .map_err(io("start the heartbeat thread"))?;
         Ok((receiver, inbox, ended))
+    }
+
+    fn seals(&self) -> (Sealer, Opener) {
+        let name = &self.config.cluster.name;
+        let opener = Opener::new(&self.key, name, self.config.cluster.nodes.len());
+        (Sealer::new(&self.key, name, self.me, self.boot), opener)
     }
 
     /// Which heartbeat networks share an interface with a virtual IP. When none does, all count: then nobody can tell
@@ -238,13 +245,17 @@ impl Life {
         paths
     }
 
-    fn virtual_ips(&self, plan: &Plan, datapath: &Datapath) -> Vec<VirtualIpInfo> {
+    fn virtual_ips(&self, plan: &Plan, datapath: &Datapath, addresses: &VirtualIps) -> Vec<VirtualIpInfo> {
         let info = |vip: &PlannedVip| {
             let attached = datapath.attached().iter().find(|attached| attached.interface == vip.interface);
             VirtualIpInfo {
                 address: vip.address,
                 interface: vip.interface.clone(),
-                mac: vip.mac.to_string(),
+                mac: match (vip.delivery, addresses.interfaces.get(&vip.interface)) {
+                    // Neighbours learn the MAC of whoever answers them: of this node, what its card has.
+                    (Delivery::Directed, Some(interface)) => VirtualMac(interface.mac).to_string(),
+                    (Delivery::Flood | Delivery::Multicast | Delivery::Directed, _) => vip.mac.to_string(),
+                },
                 xdp_mode: attached.map_or("none", |attached| attached.mode.as_str()).to_owned(),
                 xdp_reason: attached.map_or("not attached", |attached| &attached.why).to_owned(),
             }

@@ -20,7 +20,6 @@ use crate::types::{Instant, NodeId, NodeSet, Notes};
 pub struct Noter {
     config: Config,
     me: NodeId,
-    macs: Vec<[u8; 6]>,
     prober: Prober,
     unseen: Vec<Unseen>,
     auditor: Option<Auditor>,
@@ -36,11 +35,9 @@ pub struct Findings {
 
 impl Noter {
     pub fn open(config: &Config, me: NodeId, plan: &Plan) -> io::Result<Self> {
-        let macs = plan.interfaces().into_iter().map(|name| Ok(datapath::index_and_mac(name)?.1));
         Ok(Self {
             config: config.clone(),
             me,
-            macs: macs.collect::<io::Result<_>>()?,
             prober: Prober::open(config, me, plan)?,
             unseen: Vec::new(),
             auditor: Auditor::new(config, me),
@@ -70,7 +67,11 @@ impl Noter {
         }
         let conclude = heard.is_some();
         self.unseen = heard.unwrap_or_else(|| std::mem::take(&mut self.unseen));
-        let notes = Notes { macs: self.macs.clone(), unseen: self.unseen.clone(), audit: page.map(Box::new) };
+        let notes = Notes {
+            macs: datapath.own_macs().to_vec(),
+            unseen: self.unseen.clone(),
+            audit: page.map(Box::new),
+        };
         engine.handle(Input::Notes(notes), now);
         if conclude {
             self.conclude(engine, members);

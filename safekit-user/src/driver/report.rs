@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::datapath::{Counter, Datapath};
+use super::datapath::{Counter, Datapath, Leak};
 use super::wishes::{self, Refusal};
 use safekit_ebpf::verdict::Reason;
 
@@ -46,6 +46,7 @@ pub struct Reporter {
     unsent: u64,
     lateness: Lateness,
     counters: Vec<Counter>,
+    leaks: Vec<Leak>,
     counted: Option<Instant>,
     findings: Findings,
     /// By node.
@@ -103,6 +104,7 @@ impl Reporter {
             unsent: 0,
             lateness: Lateness::default(),
             counters: Vec::new(),
+            leaks: Vec::new(),
             counted: None,
             findings: Findings::default(),
             heard: vec![Heard::default(); nodes],
@@ -168,6 +170,9 @@ impl Reporter {
             // A map that cannot be read for once leaves the figures as they were.
             if let Ok(counters) = datapath.counters() {
                 self.counters = counters;
+            }
+            if let Ok(leaks) = datapath.leaks() {
+                self.leaks = leaks;
             }
             self.counted = Some(now);
         }
@@ -253,7 +258,8 @@ impl Reporter {
             })
         };
         let by_frames_alone = self.heard.iter().enumerate().filter_map(by_frames_alone);
-        self.findings.warnings.iter().cloned().chain(by_frames_alone).collect()
+        let leaks = self.leaks.iter().filter_map(leak_warning);
+        self.findings.warnings.iter().cloned().chain(by_frames_alone).chain(leaks).collect()
     }
 
     fn heartbeat(&self) -> HeartbeatInfo {
@@ -419,6 +425,27 @@ impl Reporter {
     fn name(&self, node: NodeId) -> &str {
         &self.config.cluster.nodes[usize::from(node.0)].name
     }
+}
+
+fn leak_warning(leak: &Leak) -> Option<Warning> {
+    let Leak { address, interface, mac, sent, heard } = leak;
+    if *heard > 0 {
+        return Some(Warning {
+            what: format!(
+                "{heard} frames with the virtual MAC {mac} of {address} as their source arrived on {interface}: \
+                 switches learn it, and then flood no longer"
+            ),
+            remedy: format!(
+                "find who sends as {mac} (`tcpdump -eni {interface} ether src {mac}`) and stop it"
+            ),
+        });
+    }
+    (*sent > 0).then(|| Warning {
+        what: format!(
+            "{sent} frames of this node with the virtual MAC {mac} as their source were kept from {interface}"
+        ),
+        remedy: format!("find what on this node sends as {mac}: a bridge, a macvlan or a virtual machine"),
+    })
 }
 
 /// The port that goes into the hash; none when the rule needs one and the client named none.

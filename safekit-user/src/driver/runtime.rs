@@ -22,13 +22,16 @@ use super::census::Census;
 use super::clock;
 use super::datapath::{self, Datapath};
 use super::frames::Frames;
-use super::heartbeat::{DATAGRAM_BYTES_MAX, Sockets};
+use super::heartbeat::{DATAGRAM_BYTES_MAX, Received, Sockets, Way};
 use super::inbox::{Request, Requests};
 use super::notes::Noter;
 use super::report::Reporter;
+use super::roads::Roads;
 use crate::engine::farm::{Engine, Input, Output};
 use crate::engine::reach::{Admission, Reach};
-use crate::types::{Command, Event, EventKind, Generation, Instant, Reply, Snapshot, Timing, Wish};
+use crate::types::{
+    Command, Event, EventKind, Generation, Instant, NodeId, Notes, Reply, Snapshot, Timing, Wish,
+};
 use crate::wire::heartbeat::{self, Body, Heartbeat};
 use crate::wire::seal::{Opener, Sealer};
 
@@ -57,6 +60,7 @@ pub struct Runtime {
     pub opener: Opener,
     pub announcer: Announcer,
     pub announcements: Vec<Announcement>,
+    pub roads: Roads,
     pub requests: Requests,
     pub census: SyncSender<Census>,
     pub reporter: Reporter,
@@ -84,6 +88,8 @@ impl Runtime {
         let mut published = Instant::default();
         // The engine wants to know within half of L_y that frames arrive (R12).
         let mut frames = FrameWatch::every(self.timing.yield_after() / 3);
+        let notes = Notes { macs: self.datapath.own_macs().to_vec(), ..Notes::default() };
+        self.engine.handle(Input::Notes(notes), clock::now());
         let mut dirty = true;
         let mut ready = Ready { requests: true, datagrams: true };
         loop {
@@ -102,6 +108,7 @@ impl Runtime {
             if deadline <= now {
                 self.reporter.note_lateness(now, now.since(deadline));
                 self.engine.handle(Input::Timer, now);
+                self.roads.follow(&self.engine, &mut self.datapath)?;
             }
             self.noter.turn(&mut self.engine, &self.datapath, now)?;
             match self.carry_out(&mut sealed, now, &mut dirty)? {
@@ -178,9 +185,12 @@ impl Runtime {
 
     fn take_datagrams(&mut self, buffer: &mut [u8], now: Instant) {
         for _ in 0..DATAGRAMS_PER_TURN_MAX {
-            let Some((network, length)) = self.sockets.receive(buffer) else { return };
+            let Some(Received { network, length, way }) = self.sockets.receive(buffer) else { return };
             let on_virtual_ip = self.on_virtual_ip[usize::from(network.0)];
-            self.open(&mut buffer[..length], on_virtual_ip, false, now);
+            let sender = self.open(&mut buffer[..length], on_virtual_ip, false, now);
+            if let (Some(sender), Way::Multicast) = (sender, way) {
+                self.sockets.note_multicast(network, sender, now);
+            }
         }
     }
 
@@ -192,18 +202,26 @@ impl Runtime {
         }
     }
 
-    fn open(&mut self, sealed: &mut [u8], on_virtual_ip: bool, as_frame: bool, now: Instant) {
+    /// The sender, where the datagram is authentic.
+    fn open(
+        &mut self,
+        sealed: &mut [u8],
+        on_virtual_ip: bool,
+        as_frame: bool,
+        now: Instant,
+    ) -> Option<NodeId> {
         let heartbeat = self.opener.open(sealed).ok().and_then(|(header, plaintext)| {
             let body = heartbeat::decode(plaintext).ok()?;
             Some(Heartbeat { sender: header.sender, boot: header.boot, seq: header.seq, body })
         });
-        match heartbeat {
-            Some(heartbeat) => {
-                self.reporter.note_heard(heartbeat.sender, as_frame, now);
-                self.hear(heartbeat, on_virtual_ip, now);
-            }
-            None => self.reporter.note_rejected(now),
-        }
+        let Some(heartbeat) = heartbeat else {
+            self.reporter.note_rejected(now);
+            return None;
+        };
+        let sender = heartbeat.sender;
+        self.reporter.note_heard(sender, as_frame, now);
+        self.hear(heartbeat, on_virtual_ip, now);
+        Some(sender)
     }
 
     fn hear(&mut self, heartbeat: Heartbeat, on_virtual_ip: bool, now: Instant) {
@@ -239,7 +257,8 @@ impl Runtime {
                 Output::Send(heartbeat) => {
                     let plaintext = heartbeat::encode(&heartbeat.body);
                     self.sealer.seal(heartbeat.seq, &plaintext, sealed);
-                    self.reporter.note_unsent(self.sockets.send_to_all(sealed));
+                    let answers = |node| self.engine.answers(node);
+                    self.reporter.note_unsent(self.sockets.send(sealed, answers, now));
                     if self.engine.is_unanswered() {
                         self.reporter.note_unsent(self.frames.send_to_all(sealed));
                     }
@@ -257,6 +276,10 @@ impl Runtime {
                 }
                 Output::Event(event) => {
                     log(&event);
+                    if let EventKind::View { members, .. } = &event.kind {
+                        self.roads.note_members(*members);
+                        self.roads.follow(&self.engine, &mut self.datapath)?;
+                    }
                     self.reporter.note_event(event);
                     *dirty = true;
                 }
@@ -267,7 +290,8 @@ impl Runtime {
     }
 
     fn announce(&self) {
-        for announcement in &self.announcements {
+        let due = |it: &&Announcement| it.mac != it.interface_mac || self.roads.announces();
+        for announcement in self.announcements.iter().filter(due) {
             if let Err(error) = self.announcer.announce(announcement) {
                 tracing::warn!(address = %announcement.address, %error, "cannot announce a virtual IP");
             }

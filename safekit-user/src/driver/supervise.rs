@@ -11,11 +11,13 @@
 //! Peers that get the obituary take over within milliseconds instead of waiting for silence. The lease is closed
 //! first: what the obituary says must be true when it arrives.
 
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
+use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{sleep, timeout};
@@ -104,9 +106,9 @@ impl Supervisor {
         loop {
             let boot = random_boot()?;
             let born = clock::now();
-            let child = self.spawn(boot)?;
+            let born_child = self.spawn(boot)?;
             lives += 1;
-            match self.watch(child, &mut signals).await? {
+            match self.watch(born_child, boot, &sockets, &mut signals).await? {
                 Ended::Left => return Ok(Outcome::Left),
                 Ended::HandedOver => return Ok(Outcome::HandedOver),
                 Ended::Died(status) if status.code() == Some(START_FAILED) && lives == 1 => {
@@ -127,21 +129,38 @@ impl Supervisor {
         }
     }
 
-    fn spawn(&self, boot: BootId) -> Result<Child, Error> {
-        Command::new(&self.program)
+    fn spawn(&self, boot: BootId) -> Result<(Child, Pulse), Error> {
+        let (pulse, beating) = Pulse::pair().map_err(Error::Spawn)?;
+        let child = Command::new(&self.program)
             .args(&self.arguments)
-            .arg("--boot")
-            .arg(boot.to_string())
+            .args(["--boot", &boot.to_string(), "--pulse", &beating.as_raw_fd().to_string()])
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .spawn()
-            .map_err(Error::Spawn)
+            .map_err(Error::Spawn)?;
+        Ok((child, pulse))
     }
 
-    async fn watch(&self, mut child: Child, signals: &mut Signals) -> Result<Ended, Error> {
+    async fn watch(
+        &self,
+        (mut child, pulse): (Child, Pulse),
+        boot: BootId,
+        sockets: &Sockets,
+        signals: &mut Signals,
+    ) -> Result<Ended, Error> {
+        let stopped = pulse.stopped();
+        tokio::pin!(stopped);
+        let mut told = false;
         loop {
             let asked = tokio::select! {
                 status = child.wait() => return ended(status),
+                how = &mut stopped, if !told => {
+                    told = true;
+                    if how == Stopped::Silently {
+                        self.speak_for_the_dead(boot, sockets).await;
+                    }
+                    continue;
+                }
                 asked = signals.next() => asked,
             };
             match asked {
@@ -191,6 +210,64 @@ impl Supervisor {
             sleep(pause).await;
             sockets.send_to_all(&datagram);
         }
+    }
+}
+
+/// A pipe whose other end only the daemon holds. The kernel takes a dead process's files away one by one, and its packet
+/// sockets, each with a wait of ten milliseconds, before it tells the parent; this end of the pipe hears of it first.
+struct Pulse(pipe::Receiver);
+
+/// How a daemon's pulse stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopped {
+    /// It said that it ends.
+    Knowingly,
+    Silently,
+}
+
+/// What a daemon writes before it ends by itself.
+const FAREWELL: u8 = b'.';
+/// The highest of a process's files go first (Linux 4.2: the last queued is done first), so the daemon's end has a high number.
+const PULSE_FD_MIN: i32 = 900;
+
+impl Pulse {
+    /// Both ends; the daemon's is inherited by the next process that is started.
+    fn pair() -> std::io::Result<(Self, OwnedFd)> {
+        let (ours, low) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let theirs = rustix::io::fcntl_dupfd_cloexec(&low, PULSE_FD_MIN)?;
+        rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?;
+        Ok((Self(pipe::Receiver::from_owned_fd(ours)?), theirs))
+    }
+
+    async fn stopped(self) -> Stopped {
+        loop {
+            let readable = self.0.readable().await;
+            match self.0.try_read(&mut [0]) {
+                Ok(0) => return Stopped::Silently,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && readable.is_ok() => {}
+                // A pipe that cannot be read tells nothing: the parent's own news will come.
+                Ok(_) | Err(_) => return Stopped::Knowingly,
+            }
+        }
+    }
+}
+
+/// The daemon's end: closed by the kernel when the daemon dies.
+pub struct Beating(OwnedFd);
+
+impl Beating {
+    /// Takes over the descriptor that the parent named.
+    pub fn take(number: i32) -> std::io::Result<Self> {
+        // SAFETY: the parent made this descriptor for this process alone, and it is taken once, at the start.
+        let end = unsafe { OwnedFd::from_raw_fd(number) };
+        rustix::io::fcntl_setfd(&end, rustix::io::FdFlags::CLOEXEC)?;
+        Ok(Self(end))
+    }
+
+    /// The end that follows is no death.
+    pub fn farewell(self) {
+        // A parent that has gone needs none.
+        let _gone = rustix::io::write(&self.0, &[FAREWELL]);
     }
 }
 

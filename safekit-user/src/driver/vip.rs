@@ -21,7 +21,7 @@ use std::path::PathBuf;
 
 use futures_util::StreamExt;
 use rtnetlink::packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope, CacheInfo,
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
 };
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
@@ -163,7 +163,9 @@ impl VirtualIps {
                 self.handle.address().del(address_message(loopback.index, address)).execute().await?;
             }
             Undo::Join { index, group } => {
-                self.handle.address().del(address_message(index, group)).execute().await?;
+                let mut message = address_message(index, group);
+                as_own_address(&mut message, group);
+                self.handle.address().del(message).execute().await?;
             }
             Undo::Mac { index, mac } => {
                 let mut request = self
@@ -268,6 +270,7 @@ impl VirtualIps {
         let prefix = if group.is_ipv4() { 32 } else { 128 };
         let mut request = self.handle.address().add(index, group, prefix);
         let message = request.message_mut();
+        as_own_address(message, group);
         // Nothing is ever sent from it.
         message.header.scope = AddressScope::Host;
         let flags = AddressFlags::Mcautojoin | AddressFlags::Nodad | AddressFlags::Noprefixroute;
@@ -282,11 +285,17 @@ impl VirtualIps {
     }
 }
 
+/// The library takes a group for one that exists already; to the kernel it is an address of the interface.
+fn as_own_address(message: &mut AddressMessage, group: IpAddr) {
+    message.attributes.retain(|attribute| !matches!(attribute, AddressAttribute::Multicast(_)));
+    message.attributes.extend([AddressAttribute::Address(group), AddressAttribute::Local(group)]);
+}
+
 fn is(error: &rtnetlink::Error, errno: i32) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code() == -errno)
 }
 
-fn address_message(loopback: u32, address: IpAddr) -> rtnetlink::packet_route::address::AddressMessage {
+fn address_message(loopback: u32, address: IpAddr) -> AddressMessage {
     let mut message = match address {
         IpAddr::V4(v4) => AddressMessageBuilder::<Ipv4Addr>::new().index(loopback).address(v4, 32).build(),
         IpAddr::V6(v6) => AddressMessageBuilder::<Ipv6Addr>::new().index(loopback).address(v6, 128).build(),

@@ -113,6 +113,8 @@ mod tests {
             value = std::hint::black_box(value.wrapping_mul(3));
         }
         let spent = before.until(&super::Reading::take(&[]).unwrap());
-        assert!(spent.lab >= spent.client && spent.elapsed >= spent.client, "{spent:?}");
+        // The scheduler's account of a running thread may be a tick old, at the beginning as at the end.
+        let tick = Duration::from_millis(10);
+        assert!(spent.lab == spent.client && spent.elapsed + tick >= spent.client, "{spent:?}");
     }
 }

@@ -137,7 +137,7 @@ mod tests {
     fn an_answer_ends_where_its_length_says() {
         for (received, expected) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n", None),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", Some(42)),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", Some(41)),
             ("HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 12\r\nA: b\r\n\r\nn1", Some(68)),
             ("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 3\r\n\r\nabc", Some(0)),
             ("HTTP/1.1 200 OK\r\n\r\nabc", Some(0)),

@@ -34,6 +34,8 @@ const INTERVAL: Duration = Duration::from_millis(3);
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Undisturbed before the kill, so that the attempts themselves are known to work.
 const CALM: Duration = Duration::from_millis(600);
+/// Of one kill, on a machine that others use too.
+const TRIES_MAX: usize = 3;
 /// keepalived's first election takes three advertisements and a bit.
 const READY_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -86,7 +88,8 @@ impl Contestant {
         match self {
             Self::OursDefault | Self::OursFast => Duration::from_millis(1500),
             Self::Keepalived(Advertisement::Default) => Duration::from_millis(5500),
-            Self::Keepalived(Advertisement::Tuned | Advertisement::Eager) => Duration::from_millis(1800),
+            // Nominally a third of a second and less; a busy machine makes it seconds now and then.
+            Self::Keepalived(Advertisement::Tuned | Advertisement::Eager) => Duration::from_millis(2500),
         }
     }
 }
@@ -107,7 +110,7 @@ pub fn measure(contestants: &[Contestant], rounds: usize) -> Result<Vec<Figure>>
     for number in 0..rounds {
         eprintln!("==> kills: round {} of {rounds}", number + 1);
         for (contestant, outages) in &mut all {
-            outages.push(outage(*contestant).with_context(|| contestant.name())?);
+            outages.push(settled(*contestant)?);
         }
     }
     let figure = |(contestant, outages): (Contestant, Vec<Outage>)| {
@@ -125,6 +128,18 @@ pub fn measure(contestants: &[Contestant], rounds: usize) -> Result<Vec<Figure>>
 struct Outage {
     away: Duration,
     failed_share: f64,
+}
+
+/// A service that was not at rest before the kill gives no figure: it is built again, and said so.
+fn settled(contestant: Contestant) -> Result<Outage> {
+    let mut tries = TRIES_MAX;
+    loop {
+        tries -= 1;
+        match outage(contestant) {
+            Err(error) if tries > 0 => eprintln!("warning: {}: {error:#}; once more", contestant.name()),
+            result => return result.with_context(|| contestant.name()),
+        }
+    }
 }
 
 fn outage(contestant: Contestant) -> Result<Outage> {

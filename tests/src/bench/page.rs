@@ -84,7 +84,8 @@ fn frame_line(figure: &dropping::Figure) -> String {
 
 fn requests(report: &Report) -> String {
     let mut text = String::new();
-    let kinds: [(&str, fn(&Figure) -> &Throughput); 2] = [
+    type Part = fn(&Figure) -> &Throughput;
+    let kinds: [(&str, Part); 2] = [
         ("Requests on standing connections", |figure| &figure.keep_alive),
         ("A connection for each request", |figure| &figure.fresh),
     ];

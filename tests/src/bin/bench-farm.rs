@@ -23,6 +23,8 @@ struct Arguments {
     rounds: usize,
 }
 
+/// Rounds of kills: each is half a minute of machines that start and end.
+const KILLS_MAX: usize = 5;
 /// Foreign frames a round and contestant.
 const FRAMES: u32 = 400_000;
 
@@ -52,6 +54,6 @@ fn full(rounds: usize) -> Result<Report> {
     eprintln!("==> foreign frames: {rounds} rounds");
     let frames = dropping::measure(rounds, FRAMES)?;
     let requests = cases::measure(&cases::ALL, Web::Nginx, amount)?;
-    let kills = failover::measure(&failover::CONTESTANTS, rounds)?;
+    let kills = failover::measure(&failover::CONTESTANTS, rounds.min(KILLS_MAX))?;
     Ok(Report::of(Machine::this(), amount, frames, requests, kills))
 }

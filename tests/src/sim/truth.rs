@@ -15,6 +15,8 @@ pub struct Truth {
     hold: Nanos,
     /// When a receiver that was deaf to everything worked again.
     hears_since: Vec<Nanos>,
+    /// `evidence` of that node at that moment.
+    before: Vec<Vec<Nanos>>,
     deaf: Vec<bool>,
     acquainted: Vec<Vec<(u32, Nanos)>>,
 }
@@ -27,6 +29,7 @@ impl Truth {
             resumed: vec![vec![0; nodes]; nodes],
             hold,
             hears_since: vec![0; nodes],
+            before: vec![vec![0; nodes]; nodes],
             deaf: vec![false; nodes],
             acquainted: vec![vec![(0, 0); nodes]; nodes],
         }
@@ -87,6 +90,7 @@ impl Truth {
     pub fn deaf(&mut self, node: usize, deaf: bool, now: Nanos) {
         if self.deaf[node] && !deaf {
             self.hears_since[node] = now;
+            self.before[node] = self.evidence[node].clone();
         }
         self.deaf[node] = deaf;
     }
@@ -94,14 +98,17 @@ impl Truth {
     /// The excused windows of the protocol. A partition without a relay: neither has had evidence of the other for
     /// longer than D; it ends with the first heartbeat that one of them processes. And the return of a broken
     /// receiver: a node that heard nothing at all for longer than D took itself for the only one left (see the engine's
-    /// lifecycle), until it hears the other, or the other hears it
-    /// say so: two intervals, if they can hear each other.
+    /// lifecycle), until the other hears it say that it hears again: two intervals, if they can hear each other. What a
+    /// third node hands on in that time tells of the deafness, not of its end.
     pub fn excuses(&self, a: usize, b: usize, now: Nanos, timing: &Timing) -> bool {
         let without =
             |by: usize, of: usize| now.saturating_sub(self.evidence[by][of]) > nanos(timing.timeout);
         let returned = |by: usize, of: usize| {
             let told = self.hears_since[by] + 2 * nanos(timing.interval) + 5 * MS;
-            self.hears_since[by] > 0 && (now < told || self.evidence[of][by] < told) && without(by, of)
+            let back = self.hears_since[by];
+            let was_without = back.saturating_sub(self.before[by][of]) > nanos(timing.timeout);
+            let at_first = now < told && (was_without || without(by, of));
+            back > 0 && (at_first || (self.evidence[of][by] < told && without(by, of)))
         };
         (without(a, b) && without(b, a)) || returned(a, b) || returned(b, a)
     }

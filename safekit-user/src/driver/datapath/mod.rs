@@ -23,6 +23,7 @@ mod object;
 mod pins;
 mod plan;
 mod ports;
+mod roads;
 mod sys;
 mod table;
 mod trial;
@@ -36,7 +37,7 @@ use safekit_ebpf::abi;
 
 use crate::driver::clock;
 use crate::engine::farm::Table;
-use crate::types::{BucketBits, GroupId, Instant};
+use crate::types::{BucketBits, GroupId, Instant, NodeId};
 
 pub use attach::Attached;
 pub use counters::{Counter, Counters, Scope};
@@ -45,6 +46,7 @@ pub use guard::{Guarded, Leak};
 pub use lease::LeaseClock;
 pub use pins::remove_pins;
 pub use plan::{Plan, PlanError, PlannedRule, PlannedVip, VirtualMac, bucket};
+pub use safekit_ebpf::forward::{HOP_SLOTS, NOBODY, Road};
 pub use sys::{ensure_bpffs, interface_request};
 pub use trial::{Trial, driver, generic_because, index_and_mac, is_pinned, tcx_programs, try_loading};
 
@@ -186,6 +188,7 @@ pub struct Datapath {
     attached: Vec<Attached>,
     guards: Vec<Guarded>,
     leaks: guard::Leaks,
+    own_macs: Vec<[u8; 6]>,
     clock: LeaseClock,
     reading: lease::Reading,
     counters: Arc<Counters>,
@@ -281,6 +284,7 @@ impl Datapath {
             attached: Vec::new(),
             guards: Vec::new(),
             leaks,
+            own_macs: own_macs(plan, interfaces),
             clock,
             reading,
             counters,
@@ -380,6 +384,31 @@ impl Datapath {
         &self.attached
     }
 
+    /// The groups whose frames are sent on to other nodes: their roads have to be written.
+    pub fn directed_groups(&self) -> &[GroupId] {
+        self.object.roads.groups()
+    }
+
+    /// Where the frames of each bucket go; does nothing for a group that is not delivered that way.
+    pub fn write_roads(&mut self, group: GroupId, roads: &[Road]) -> Result<(), Error> {
+        self.object.roads.write(group, roads)
+    }
+
+    /// The MACs that a node's heartbeats list.
+    pub fn set_peer_macs(&mut self, node: NodeId, macs: &[[u8; 6]]) -> Result<(), Error> {
+        self.object.roads.set_peer(node, macs)
+    }
+
+    /// Frames sent on, by the hop that they went out with.
+    pub fn forwarded(&self) -> Result<[u64; HOP_SLOTS], Error> {
+        self.object.roads.forwarded()
+    }
+
+    /// For this node's heartbeats: its MACs, in the order of the configuration; zero where it takes no part.
+    pub fn own_macs(&self) -> &[[u8; 6]] {
+        &self.own_macs
+    }
+
     /// Where the guard stands, or why not, by interface.
     pub fn guards(&self) -> &[Guarded] {
         &self.guards
@@ -442,6 +471,14 @@ impl Datapath {
             None => Ok(()),
         }
     }
+}
+
+fn own_macs(plan: &Plan, interfaces: &[(String, sys::Interface)]) -> Vec<[u8; 6]> {
+    let mac = |name: &String| {
+        let found = interfaces.iter().find(|(candidate, _)| candidate == name);
+        found.map_or([0; 6], |(_, interface)| interface.mac)
+    };
+    plan.noted_interfaces.iter().map(mac).collect()
 }
 
 /// Ends the lease of a filter whose daemon has died: it keeps its live connections in buckets on the move, and takes no

@@ -13,7 +13,8 @@ use super::flows::{FlowNotes, Rows, Stamps};
 use super::pins::{PINNED_MAPS, staged};
 use super::plan::{Plan, kernel_address, kernel_balance, kernel_evidence, seed_without_collision};
 use super::ports::PortMap;
-use super::{Error, LeaseClock, sys};
+use super::{Error, LeaseClock, roads, sys};
+use crate::config::Delivery;
 
 /// Built by build.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/safekit-ebpf.o"));
@@ -57,6 +58,7 @@ pub(super) struct Object {
     pub(super) lease: Array<MapData, LeaseValue>,
     pub(super) stamps: Stamps,
     pub(super) notes: Arc<FlowNotes>,
+    pub(super) roads: roads::Maps,
 }
 
 impl std::fmt::Debug for Object {
@@ -85,7 +87,9 @@ impl Object {
             LeaseClock::Ticks { tick: _ } => abi::CLOCK_JIFFIES,
             LeaseClock::Precise => abi::CLOCK_PRECISE,
         };
+        let directed = roads::Constants::of(plan);
         let mut loader = EbpfLoader::new();
+        directed.set(&mut loader);
         // Nothing in the object is relocated against the kernel's types, and reading them takes most of the loading.
         loader
             .btf(None)
@@ -118,7 +122,8 @@ impl Object {
         let (flows, newcomers) = (take(&mut ebpf, abi::MAP_FLOWS)?, take(&mut ebpf, abi::MAP_NEWCOMERS)?);
         let notes = FlowNotes::new(plan, rows.clone(), flows, newcomers, second_handle(&away)?)?;
         let stamps = Stamps::new(rows, away, sights)?;
-        Ok(Self { ebpf, tables, active, lease, stamps, notes })
+        let roads = roads::Maps::of(plan, &mut ebpf)?;
+        Ok(Self { ebpf, tables, active, lease, stamps, notes, roads })
     }
 
     pub(super) fn counters_map(&mut self) -> Result<PerCpuArray<MapData, abi::CounterRow>, Error> {
@@ -202,7 +207,10 @@ fn kernel_vips(plan: &Plan, interfaces: &[(String, sys::Interface)], ports: &Por
             interface: interface.index,
             index: index as u16,
             group: vip.group.0,
-            virtual_mac: vip.mac.0,
+            virtual_mac: match vip.delivery {
+                Delivery::Flood | Delivery::Multicast => vip.mac.0,
+                Delivery::Directed => interface.mac,
+            },
             own_mac: interface.mac,
             first_rule: ports.vips[index].first_rule,
             tcp_row: ports.vips[index].tcp,
@@ -261,7 +269,7 @@ fn fill_virtual_macs(ebpf: &mut Ebpf, plan: &Plan) -> Result<(), Error> {
     let mut map: HashMap<MapData, u64, u32> =
         HashMap::try_from(take(ebpf, guard::MAP_VIRTUAL_MACS)?).map_err(map_error)?;
     for (vip, place) in plan.virtual_ips.iter().zip(0u32..) {
-        if guard::may_be_virtual(vip.mac.0) {
+        if vip.delivery == Delivery::Flood && guard::may_be_virtual(vip.mac.0) {
             map.insert(guard::key(vip.mac.0), place, 0).map_err(map_error)?;
         }
     }
@@ -289,10 +297,10 @@ fn second_handle(map: &Map) -> Result<Map, Error> {
     }
 }
 
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
+pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
     ebpf.take_map(name).ok_or(Error::Missing(name))
 }
 
-fn array<V: Pod>(map: Map, name: &'static str) -> Result<Array<MapData, V>, Error> {
+pub(super) fn array<V: Pod>(map: Map, name: &'static str) -> Result<Array<MapData, V>, Error> {
     Array::try_from(map).map_err(|source| Error::Map { map: name, source })
 }

@@ -14,12 +14,12 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use safekit_ebpf::{abi, guard};
+use safekit_ebpf::{abi, forward, guard};
 
 use super::sys::{self, detach_pinned_link};
 use super::{Error, Mode};
 
-pub(super) const PINNED_MAPS: [&str; 14] = [
+pub(super) const PINNED_MAPS: [&str; 18] = [
     abi::MAP_VIPS,
     abi::MAP_PORTS,
     abi::MAP_RULES,
@@ -34,6 +34,10 @@ pub(super) const PINNED_MAPS: [&str; 14] = [
     abi::MAP_SIGHTS,
     guard::MAP_VIRTUAL_MACS,
     guard::MAP_LEAKS,
+    forward::MAP_ROADS,
+    forward::MAP_ROADS_ACTIVE,
+    forward::MAP_PEER_MACS,
+    forward::MAP_FORWARDED,
 ];
 const ABI: &str = "ABI";
 /// Of pins whose filter does not run yet. (bpffs refuses dots in names.)

@@ -10,7 +10,7 @@ use safekit_ebpf::abi::{
 };
 use safekit_ebpf::{guard, packet};
 
-use super::multicast;
+use super::{multicast, roads};
 use crate::config::{self, Config, Delivery, Evidence, Ports, Protocol};
 use crate::types::{GroupId, NodeId};
 
@@ -20,6 +20,10 @@ pub struct Plan {
     /// Of the farms that this node is in; the index is the place in the kernel's map.
     pub virtual_ips: Vec<PlannedVip>,
     pub rules: Vec<PlannedRule>,
+    /// Whose plan this is.
+    pub node: NodeId,
+    /// The interfaces whose MACs heartbeats list, in their order.
+    pub noted_interfaces: Vec<String>,
     /// How many groups the cluster has; tables of farms that this node is not in stay empty.
     pub groups: u16,
     pub hash_key: [u8; 16],
@@ -105,13 +109,15 @@ impl Plan {
         within("virtual IPs", virtual_ips.len(), VIPS_MAX)?;
         within("rules (counted once for each virtual IP)", rules.len(), RULES_MAX)?;
         Ok(Self {
+            node,
+            noted_interfaces: roads::noted_interfaces(config),
+            mark: mark_of(hash_key),
+            limits: Limits::DEFAULT,
             virtual_ips,
             rules,
             groups: groups as u16,
             hash_key,
-            mark: mark_of(hash_key),
             lease: config.cluster.timing.lease,
-            limits: Limits::DEFAULT,
         })
     }
 

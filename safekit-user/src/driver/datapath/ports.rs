@@ -63,9 +63,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Balance, Evidence, Ports};
+    use crate::config::{Balance, Delivery, Evidence, Ports};
     use crate::driver::datapath::{PlannedVip, VirtualMac};
-    use crate::types::GroupId;
+    use crate::types::{GroupId, NodeId};
 
     fn plan(vips: u16, rules: &[(u16, Protocol, u16, u16)]) -> Plan {
         let address = |place: u16| std::net::IpAddr::from([10, 0, 0, place as u8]);
@@ -75,6 +75,8 @@ mod tests {
             interface: "eth0".into(),
             group: GroupId(0),
             mac: VirtualMac::of(address(place)),
+            delivery: Delivery::Flood,
+            joins: Vec::new(),
         };
         let rule = |&(vip, protocol, first, last)| PlannedRule {
             vip,
@@ -87,6 +89,8 @@ mod tests {
             watched: true,
         };
         Plan {
+            node: NodeId(0),
+            noted_interfaces: Vec::new(),
             virtual_ips: (0..vips).map(vip).collect(),
             rules: rules.iter().map(rule).collect(),
             groups: 1,

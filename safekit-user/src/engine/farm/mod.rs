@@ -29,6 +29,7 @@ mod ownership;
 mod peers;
 mod preview;
 pub mod rank;
+mod roads;
 mod screens;
 mod speak;
 #[cfg(test)]

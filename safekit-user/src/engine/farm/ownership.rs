@@ -232,6 +232,27 @@ impl Ownership {
         Some(Arc::clone(&self.table))
     }
 
+    /// Where a peer may have live connections.
+    pub(super) fn reports<'a>(&self, life: &'a Life, silence: Duration) -> Reports<'a> {
+        // Third nodes tell that it holds connections, not where. And one that goes by a view without me may own
+        // anything, which it does not report. Both may hold connections anywhere.
+        let unheard = life.direct.is_none_or(|(_, at)| life.fresh.since(at) > silence)
+            || (life.best.holds && life.best.seq > life.direct_seq());
+        let apart = life.best.state == MemberState::Active && !life.best.view.contains(self.me);
+        if unheard || apart || !life.best.rx_ok {
+            return Reports::Anywhere;
+        }
+        let reported = life.held.iter().find(|held| held.group == self.id);
+        match reported.filter(|held| held.runs.capacity() == self.runs()) {
+            Some(held) => Reports::Runs(&held.runs),
+            None => Reports::Nothing,
+        }
+    }
+
+    pub(super) fn runs(&self) -> usize {
+        self.held_by_peers.capacity()
+    }
+
     /// Collects what the peers report, silent ones included for HOLD. Says whether that changed.
     fn hear_held(&mut self, peers: &[Peer], now: Instant, silence: Duration) -> bool {
         let mut runs = BucketBits::none(self.held_by_peers.capacity());
@@ -241,17 +262,10 @@ impl Ownership {
             runs.words_mut().fill(u64::MAX);
         }
         for life in peers.iter().filter_map(|peer| peer.life.as_ref()).filter(lately) {
-            // Third nodes tell that it holds connections, not where. And one that goes by a view without me may own
-            // anything, which it does not report. Both may hold connections anywhere.
-            let unheard = life.direct.is_none_or(|(_, at)| life.fresh.since(at) > silence)
-                || (life.best.holds && life.best.seq > life.direct_seq());
-            let apart = life.best.state == MemberState::Active && !life.best.view.contains(self.me);
-            if unheard || apart || !life.best.rx_ok {
-                runs.words_mut().fill(u64::MAX);
-            }
-            let reported = life.held.iter().find(|held| held.group == self.id);
-            if let Some(held) = reported.filter(|held| held.runs.capacity() == runs.capacity()) {
-                transition::insert_all(&mut runs, &held.runs);
+            match self.reports(life, silence) {
+                Reports::Nothing => {}
+                Reports::Anywhere => runs.words_mut().fill(u64::MAX),
+                Reports::Runs(held) => transition::insert_all(&mut runs, held),
             }
         }
         let changed = runs != self.held_by_peers;
@@ -321,6 +335,13 @@ impl Engine {
     }
 }
 
+/// Live connections of a peer in buckets that are not its own.
+pub(super) enum Reports<'a> {
+    Nothing,
+    Anywhere,
+    Runs(&'a BucketBits),
+}
+
 /// Who owns each bucket by this node's view, and since which view.
 #[derive(Debug)]
 pub(super) struct Owners {
@@ -355,6 +376,10 @@ impl Owners {
                 self.since[bucket] = view.id.0 as u32;
             }
         }
+    }
+
+    pub(super) fn by_bucket(&self) -> &[u8] {
+        &self.owner
     }
 
     pub(super) fn owner(&self, bucket: Bucket) -> Option<NodeId> {

@@ -72,6 +72,9 @@ pub struct DaemonArgs {
     /// Set by the parent process: the life that this daemon is.
     #[arg(long, hide = true, value_name = "HEX")]
     pub boot: Option<String>,
+    /// Set by the parent process: the descriptor by which it notices this daemon's death.
+    #[arg(long, hide = true, value_name = "FD")]
+    pub pulse: Option<i32>,
 }
 
 /// Where to find the daemon, and how to print.
