@@ -156,6 +156,9 @@ fn action_of(reason: Reason) -> Action {
         | R::NdpClaim
         | R::Probe
         | R::ProbeForeign
+        | R::NotAddressed
         | R::NdpProbe => Action::Drop,
+        // Sent on, which the host's function does not do by itself.
+        R::ToOwner | R::ToHolder => unreachable!("no virtual IP of the fixture is directed"),
     }
 }
