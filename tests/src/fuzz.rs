@@ -139,7 +139,7 @@ fn action_of(reason: Reason) -> Action {
         | R::KeptFlow
         | R::FragmentFollows
         | R::IcmpError => Action::Pass,
-        R::ArpAnswered | R::NdpAnswered => Action::Transmit,
+        R::ArpAnswered | R::NdpAnswered | R::ToOwner | R::ToHolder => Action::Transmit,
         R::Malformed
         | R::Foreign
         | R::LostNew

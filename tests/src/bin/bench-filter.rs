@@ -17,7 +17,9 @@ use safekit::engine::farm::Table;
 use safekit::types::BucketBits;
 use safekit_ebpf::abi;
 use safekit_ebpf::verdict::{BucketState, Reason};
-use safekit_tests::fixture::{Circumstances, Loaded, PORT_CONNECTION, PORT_TCP_FLOWS, VIP, uniform};
+use safekit_tests::fixture::{
+    Circumstances, Loaded, PORT_CONNECTION, PORT_TCP_FLOWS, PORT_UDP, VIP, uniform,
+};
 use safekit_tests::netns::{in_new_namespace, ip, sysctl};
 use safekit_tests::packets::{ACK, SYN, ethernet};
 use serde::Serialize;
@@ -128,8 +130,12 @@ impl Case {
                     ethernet([0x02; 6]).ipv4(VIP, client(0)).tcp(PORT_CONNECTION, FIRST_PORT, ACK).quoted();
                 from_client(VIP).icmp_error(3, 4, &quoted).padded()
             }
-            Self::FragmentFollows => from_client(VIP).fragment_id(1).fragment(9, false).payload(64).padded(),
-            Self::FragmentStray => from_client(VIP).fragment_id(2).fragment(9, false).payload(64).padded(),
+            Self::FragmentFollows => {
+                from_client(VIP).fragment_id(1).fragment(9, false).other_protocol(17).padded()
+            }
+            Self::FragmentStray => {
+                from_client(VIP).fragment_id(2).fragment(9, false).other_protocol(17).padded()
+            }
         }
     }
 
@@ -149,12 +155,13 @@ impl Case {
         }
     }
 
-    /// How many of a hundred packets must have been counted under the first of the reasons. The table of flows has as
-    /// many places as there are flows here and drops the oldest a little early.
+    /// How many of a hundred packets must have been counted under the first of the reasons. Flows that come round one
+    /// after the other push each other out of the newcomers before their second packet, as a flood's do: of that many
+    /// the filter knows about a quarter, and each of them costs it a write.
     fn first_reason_percent(self, flows: usize) -> std::ops::RangeInclusive<u64> {
         match (self, flows) {
             (Self::Transitional5Percent, _) => 4..=6,
-            (Self::FlowsLost, FLOWS) => 50..=100,
+            (Self::FlowsLost, FLOWS) => 10..=60,
             _ => 100..=100,
         }
     }
@@ -267,7 +274,7 @@ impl Bench {
         match case {
             Case::FragmentFollows => {
                 let first = ethernet([0x02; 6]).ipv4(client(0), VIP).fragment_id(1).fragment(0, true);
-                let first = first.tcp(FIRST_PORT, PORT_CONNECTION, ACK).padded();
+                let first = first.udp(FIRST_PORT, PORT_UDP, 8).padded();
                 self.filter(case).run_uncounted(&first)?;
             }
             Case::FlowsLost => {
