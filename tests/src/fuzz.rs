@@ -158,7 +158,5 @@ fn action_of(reason: Reason) -> Action {
         | R::ProbeForeign
         | R::NotAddressed
         | R::NdpProbe => Action::Drop,
-        // Sent on, which the host's function does not do by itself.
-        R::ToOwner | R::ToHolder => unreachable!("no virtual IP of the fixture is directed"),
     }
 }
