@@ -57,6 +57,25 @@ fn a_node_whose_processes_were_killed_keeps_its_connections_over_the_restart() -
     Ok(())
 }
 
+/// Asked to stop, it waits for its connections and dies meanwhile: that is its end, and no reason to start it again.
+#[test]
+fn a_daemon_that_dies_while_it_stops_is_not_started_again() -> anyhow::Result<()> {
+    let Some(_lab) = lab::enter() else { return Ok(()) };
+    let interrupt = Interrupt::default();
+    let mut scenario = Scenario::build(&lab::binary()?, 3, &interrupt, &Nobody)?;
+    let daemon = scenario.farm.daemon_pid(N2)?;
+    scenario.farm.stop(N2)?;
+    lab::wait_until("n2 has given everything up", Duration::from_secs(5), || {
+        scenario.farm.timeline().owned(N2) == 0
+    })?;
+    kill_process(daemon, Signal::KILL)?;
+    lab::wait_until("its parent has ended", Duration::from_secs(5), || {
+        scenario.farm.has_left(N2).is_ok_and(|left| left)
+    })?;
+    scenario.farm.finish_leave(N2)?;
+    Ok(())
+}
+
 /// A configuration that cannot be run is refused, and the daemon goes on.
 #[test]
 fn a_reload_with_a_faulty_file_changes_nothing() -> anyhow::Result<()> {

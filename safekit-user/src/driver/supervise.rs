@@ -90,7 +90,11 @@ enum Ended {
     /// It left on request, or by itself, cleanly.
     Left,
     HandedOver,
-    Died(ExitStatus),
+    Died {
+        status: ExitStatus,
+        /// The peers know it already.
+        told: bool,
+    },
 }
 
 impl Supervisor {
@@ -111,11 +115,13 @@ impl Supervisor {
             match self.watch(born_child, boot, &sockets, &mut signals).await? {
                 Ended::Left => return Ok(Outcome::Left),
                 Ended::HandedOver => return Ok(Outcome::HandedOver),
-                Ended::Died(status) if status.code() == Some(START_FAILED) && lives == 1 => {
+                Ended::Died { status, .. } if status.code() == Some(START_FAILED) && lives == 1 => {
                     return Err(Error::StartFailed);
                 }
-                Ended::Died(status) => {
-                    self.speak_for_the_dead(boot, &sockets).await;
+                Ended::Died { status, told } => {
+                    if !told {
+                        self.speak_for_the_dead(boot, &sockets).await;
+                    }
                     if clock::now().since(born) > HEALTHY_LIFE {
                         pause = RESTART_PAUSE_MIN;
                     }
@@ -150,13 +156,14 @@ impl Supervisor {
     ) -> Result<Ended, Error> {
         let stopped = pulse.stopped();
         tokio::pin!(stopped);
-        let mut told = false;
+        let mut how = None;
         loop {
+            let told = how == Some(Stopped::Silently);
             let asked = tokio::select! {
-                status = child.wait() => return ended(status),
-                how = &mut stopped, if !told => {
-                    told = true;
-                    if how == Stopped::Silently {
+                status = child.wait() => return ended(status, told),
+                stopped = &mut stopped, if how.is_none() => {
+                    how = Some(stopped);
+                    if stopped == Stopped::Silently {
                         self.speak_for_the_dead(boot, sockets).await;
                     }
                     continue;
@@ -164,7 +171,7 @@ impl Supervisor {
                 asked = signals.next() => asked,
             };
             match asked {
-                Asked::Stop => return self.end(child, signals).await,
+                Asked::Stop => return self.end(child, boot, sockets, signals).await,
                 Asked::HandOver => match (self.check)(&self.files) {
                     Ok(()) => return hand_over(child).await,
                     Err(error) => tracing::error!(%error, "not restarted: the daemon goes on as it is"),
@@ -173,8 +180,15 @@ impl Supervisor {
         }
     }
 
-    /// Waits for the daemon's connections, or until it is asked a second time.
-    async fn end(&self, mut child: Child, signals: &mut Signals) -> Result<Ended, Error> {
+    /// Waits for the daemon's connections, or until it is asked a second time. A daemon that dies meanwhile has ended,
+    /// too, but somebody has to say so.
+    async fn end(
+        &self,
+        mut child: Child,
+        boot: BootId,
+        sockets: &Sockets,
+        signals: &mut Signals,
+    ) -> Result<Ended, Error> {
         tell(&child, rustix::process::Signal::TERM);
         let patience = self.config.drain_timeout() + LEAVE_MARGIN;
         let left = tokio::select! {
@@ -184,14 +198,18 @@ impl Supervisor {
                 timeout(LEAVE_MARGIN, child.wait()).await.ok()
             }
         };
-        match left {
-            Some(status) => ended(status),
+        let clean = match left {
+            Some(status) => status.map_err(Error::Watch)?.success(),
             None => {
                 tracing::error!("the daemon does not leave; killing it");
                 child.kill().await.map_err(Error::Watch)?;
-                Ok(Ended::Left)
+                false
             }
+        };
+        if !clean {
+            self.speak_for_the_dead(boot, sockets).await;
         }
+        Ok(Ended::Left)
     }
 
     async fn speak_for_the_dead(&self, boot: BootId, sockets: &Sockets) {
@@ -234,7 +252,8 @@ impl Pulse {
     /// Both ends; the daemon's is inherited by the next process that is started.
     fn pair() -> std::io::Result<(Self, OwnedFd)> {
         let (ours, low) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        let theirs = rustix::io::fcntl_dupfd_cloexec(&low, PULSE_FD_MIN)?;
+        // Where so high a number is not allowed, a low one only makes the news later.
+        let theirs = rustix::io::fcntl_dupfd_cloexec(&low, PULSE_FD_MIN).unwrap_or(low);
         rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?;
         Ok((Self(pipe::Receiver::from_owned_fd(ours)?), theirs))
     }
@@ -274,9 +293,9 @@ impl Beating {
 async fn hand_over(mut child: Child) -> Result<Ended, Error> {
     tell(&child, rustix::process::Signal::HUP);
     match timeout(LEAVE_MARGIN, child.wait()).await {
-        Ok(status) => match ended(status)? {
+        Ok(status) => match ended(status, false)? {
             Ended::Left | Ended::HandedOver => Ok(Ended::HandedOver),
-            died @ Ended::Died(_) => Ok(died),
+            died @ Ended::Died { .. } => Ok(died),
         },
         Err(_) => {
             tracing::error!("the daemon does not hand over; killing it");
@@ -293,9 +312,9 @@ fn tell(child: &Child, signal: rustix::process::Signal) {
     }
 }
 
-fn ended(status: std::io::Result<ExitStatus>) -> Result<Ended, Error> {
+fn ended(status: std::io::Result<ExitStatus>, told: bool) -> Result<Ended, Error> {
     let status = status.map_err(Error::Watch)?;
-    Ok(if status.success() { Ended::Left } else { Ended::Died(status) })
+    Ok(if status.success() { Ended::Left } else { Ended::Died { status, told } })
 }
 
 fn random_boot() -> Result<BootId, Error> {
