@@ -12,6 +12,8 @@ const CARGO_FUZZ_VERSION: &str = "0.13.2";
 /// What the fuzzer finds is kept here from run to run; `fuzz/corpus/packet` is the small part that tests replay.
 const FOUND: &str = "target/fuzz/corpus";
 const KEPT: &str = "fuzz/corpus/packet";
+/// Where the fuzzer puts an input that broke something.
+const ARTIFACTS: &str = "fuzz/artifacts/packet";
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -30,11 +32,17 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
     command.args(["fuzz", "run", "--fuzz-dir", "fuzz", "--target-dir", "target/fuzz", "packet", FOUND, KEPT]);
     command.args(["--", &seconds, "-timeout=10", "-max_len=4096", "-print_final_stats=1"]);
+    let before = artifacts();
     let status = command.env("RUSTC_BOOTSTRAP", "1").status().context("cannot run cargo fuzz")?;
-    if !status.success() {
-        bail!("the fuzzer has found something ({status}); what it fed is in fuzz/artifacts/packet");
+    match (artifacts() - before, status.success()) {
+        (0, true) => Ok(()),
+        (0, false) => bail!("the fuzzer did not run to its end ({status})"),
+        (found, _) => bail!("the fuzzer has found something: {found} inputs in {ARTIFACTS}"),
     }
-    Ok(())
+}
+
+fn artifacts() -> usize {
+    std::fs::read_dir(ARTIFACTS).map_or(0, Iterator::count)
 }
 
 /// Brought by the first run of this verb, since nothing else needs it.

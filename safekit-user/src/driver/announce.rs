@@ -10,9 +10,8 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, OwnedFd};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use super::packet_socket::{PacketSocket, checksum};
 
 /// What to say of one virtual IP, where and as whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,54 +23,20 @@ pub struct Announcement {
     pub interface_mac: [u8; 6],
 }
 
-/// A packet socket that only sends.
-pub struct Announcer {
-    socket: OwnedFd,
-}
+/// Says it to everybody on a link.
+pub struct Announcer(PacketSocket);
 
 impl Announcer {
     pub fn open() -> io::Result<Self> {
-        let socket = rustix::net::socket_with(
-            AddressFamily::PACKET,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            None,
-        )?;
-        Ok(Self { socket })
+        PacketSocket::sender().map(Self)
     }
 
-    /// Says it once, to everybody on the link.
     pub fn announce(&self, announcement: &Announcement) -> io::Result<()> {
+        let index = announcement.interface_index;
         match announcement.address {
-            IpAddr::V4(address) => {
-                self.send(announcement, &gratuitous_arp(announcement, address), libc::ETH_P_ARP)
-            }
-            IpAddr::V6(address) => {
-                self.send(announcement, &unsolicited_advertisement(announcement, address), libc::ETH_P_IPV6)
-            }
+            IpAddr::V4(address) => self.0.send(index, &gratuitous_arp(announcement, address)),
+            IpAddr::V6(address) => self.0.send(index, &unsolicited_advertisement(announcement, address)),
         }
-    }
-
-    fn send(&self, announcement: &Announcement, frame: &[u8], protocol: i32) -> io::Result<()> {
-        // SAFETY: all-zero is a valid value of this plain C structure.
-        let mut target: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        target.sll_family = libc::AF_PACKET as u16;
-        target.sll_protocol = (protocol as u16).to_be();
-        target.sll_ifindex = announcement.interface_index as i32;
-        target.sll_halen = 6;
-        target.sll_addr[..6].copy_from_slice(&frame[..6]);
-        // SAFETY: frame and address live through the call, and their lengths are their own.
-        let sent = unsafe {
-            libc::sendto(
-                self.socket.as_raw_fd(),
-                frame.as_ptr().cast(),
-                frame.len(),
-                0,
-                (&raw const target).cast(),
-                size_of::<libc::sockaddr_ll>() as u32,
-            )
-        };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }
 
@@ -111,20 +76,16 @@ fn unsolicited_advertisement(
     // Target link-layer address, one word of eight bytes.
     frame[78..80].copy_from_slice(&[2, 1]);
     frame[80..86].copy_from_slice(&announcement.mac);
-    let checksum = checksum(&frame[22..]);
+    let checksum = checksum_of(&frame);
     frame[56..58].copy_from_slice(&checksum.to_be_bytes());
     frame
 }
 
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
-/// RFC 4443 2.3, over both addresses and the message behind them, and the pseudo-header's length and protocol.
-fn checksum(addresses_and_message: &[u8]) -> u16 {
-    let words =
-        addresses_and_message.chunks_exact(2).map(|two| u32::from(u16::from_be_bytes([two[0], two[1]])));
-    let sum = words.sum::<u32>() + ADVERTISEMENT_BYTES as u32 + 58;
-    let folded = (sum & 0xffff) + (sum >> 16);
-    !((folded & 0xffff) + (folded >> 16)) as u16
+/// RFC 4443 2.3: over both addresses, the pseudo-header's length and protocol, and the message.
+fn checksum_of(frame: &[u8]) -> u16 {
+    checksum(&[&frame[22..54], &[0, 0, 0, ADVERTISEMENT_BYTES as u8, 0, 0, 0, 58], &frame[54..]])
 }
 
 #[cfg(test)]
@@ -156,7 +117,7 @@ mod tests {
         assert_eq!(frame[6..12], [2, 9, 9, 9, 9, 9], "the source is the node's own MAC");
         assert_eq!(frame[80..86], [2, 1, 1, 1, 1, 1], "the option names the virtual MAC");
         // With its checksum in place, the sum of everything is all ones.
-        assert_eq!(checksum(&frame[22..]), 0);
+        assert_eq!(checksum_of(&frame), 0);
         assert_eq!(frame[56..58], by_hand(&frame), "another way to the same sum");
     }
 

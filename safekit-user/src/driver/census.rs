@@ -54,19 +54,15 @@ impl Places {
         self.rules.values().flatten().map(|rule| (rule.group, 0)).collect()
     }
 
-    fn group(&self, connection: &connections::Connection) -> Option<GroupId> {
+    /// The rule that a connection is counted under. None also for those that are counted by what the filter has noted.
+    fn rule(&self, connection: &connections::Connection) -> Option<&Rule> {
         let rules = self.rules.get(&connection.local)?;
         let rule = rules.iter().find(|rule| rule.ports.contains(connection.local_port))?;
-        (rule.evidence != Evidence::Flows).then_some(rule.group)
+        (rule.evidence != Evidence::Flows).then_some(rule)
     }
 
     fn place(&self, connection: &connections::Connection) -> Option<(GroupId, Bucket)> {
-        let rules = self.rules.get(&connection.local)?;
-        let rule = rules.iter().find(|rule| rule.ports.contains(connection.local_port))?;
-        // Such rules are counted by what the filter has noted.
-        if rule.evidence == Evidence::Flows {
-            return None;
-        }
+        let rule = self.rule(connection)?;
         Some((rule.group, (self.bucket_of)(rule.balance, connection.peer, connection.peer_port)))
     }
 }
@@ -100,8 +96,8 @@ fn run(places: &Places, notes: &FlowNotes, inbox: &Inbox, censuses: &Receiver<Ce
 fn headcount(places: &Places, inbox: &Inbox) {
     let mut live: BTreeMap<GroupId, u32> = places.groups();
     let counted = connections::live(|connection| {
-        if let Some(group) = places.group(&connection) {
-            *live.entry(group).or_default() += 1;
+        if let Some(rule) = places.rule(&connection) {
+            *live.entry(rule.group).or_default() += 1;
         }
     });
     if counted.is_ok() {

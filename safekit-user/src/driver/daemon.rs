@@ -110,7 +110,7 @@ impl Life {
     ) -> Result<Started, Error> {
         let io = |action| move |source| Error::Io { action, source };
         let sockets = Sockets::open(&self.config, self.me, Port::Configured)?;
-        let frames = Frames::open(&self.paths(plan, addresses)).map_err(io("open a packet socket"))?;
+        let frames = Frames::open(&Self::paths(plan, addresses)).map_err(io("open a packet socket"))?;
         let (inbox, requests) = inbox::inbox().map_err(io("make the heartbeat thread's inbox"))?;
         let places = Places::new(&self.config, bucket_of(plan));
         let census = census::start(places, datapath.flow_notes(), inbox.clone())
@@ -228,15 +228,14 @@ impl Life {
     }
 
     /// One for each interface of virtual IPs: the first of them there stands for all.
-    fn paths(&self, plan: &Plan, addresses: &VirtualIps) -> Vec<FramePath> {
+    fn paths(plan: &Plan, addresses: &VirtualIps) -> Vec<FramePath> {
         let mut paths: Vec<FramePath> = Vec::new();
         for vip in &plan.virtual_ips {
             let Some(interface) = addresses.interfaces.get(&vip.interface) else { continue };
-            let directed = self
-                .config
-                .farms()
-                .any(|farm| farm.name == vip.module && matches!(farm.delivery, Delivery::Directed));
-            let target = if directed { [0xff; 6] } else { vip.mac.0 };
+            let target = match vip.delivery {
+                Delivery::Flood | Delivery::Multicast => vip.mac.0,
+                Delivery::Directed => [0xff; 6],
+            };
             if paths.iter().all(|path| path.interface_index != interface.index) {
                 let (interface_index, interface_mac) = (interface.index, interface.mac);
                 paths.push(FramePath { interface_index, interface_mac, target });

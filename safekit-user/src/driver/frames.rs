@@ -12,9 +12,9 @@
 //! The EtherType is the second of those for local experiments (IEEE 802, 9.2.3).
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 
-use rustix::net::{AddressFamily, Protocol, RawProtocol, SocketFlags, SocketType};
+use super::packet_socket::PacketSocket;
 
 const ETHERTYPE: u16 = 0x88b6;
 const HEADER_BYTES: usize = 16;
@@ -31,13 +31,13 @@ pub struct Path {
 }
 
 pub struct Frames {
-    links: Vec<(OwnedFd, Path)>,
+    links: Vec<(PacketSocket, Path)>,
     frame: Vec<u8>,
 }
 
 impl Frames {
     pub fn open(paths: &[Path]) -> io::Result<Self> {
-        let open = |path: &Path| Ok((open_link(path)?, *path));
+        let open = |path: &Path| Ok((PacketSocket::listening(path.interface_index, ETHERTYPE)?, *path));
         let links = paths.iter().map(open).collect::<io::Result<_>>()?;
         Ok(Self { links, frame: Vec::with_capacity(FRAME_BYTES_MAX) })
     }
@@ -50,7 +50,7 @@ impl Frames {
         let mut failed = 0;
         for (socket, path) in &self.links {
             write_frame(&mut self.frame, path, sealed);
-            failed += u64::from(rustix::io::write(socket, &self.frame).is_err());
+            failed += u64::from(socket.send(path.interface_index, &self.frame).is_err());
         }
         failed
     }
@@ -59,7 +59,7 @@ impl Frames {
     /// Frames that are none are skipped.
     pub fn receive(&self, buffer: &mut [u8]) -> Option<usize> {
         self.links.iter().find_map(|(socket, _)| {
-            let length = rustix::io::read(socket, &mut *buffer).ok()?;
+            let length = socket.receive_now(buffer).ok().flatten()?;
             read_frame(buffer, length)
         })
     }
@@ -87,27 +87,6 @@ fn read_frame(buffer: &mut [u8], length: usize) -> Option<usize> {
     }
     buffer.copy_within(HEADER_BYTES..HEADER_BYTES + sealed, 0);
     Some(sealed)
-}
-
-fn open_link(path: &Path) -> io::Result<OwnedFd> {
-    let protocol =
-        Protocol::from_raw(RawProtocol::new(u32::from(ETHERTYPE.to_be())).expect("an EtherType is not zero"));
-    let socket = rustix::net::socket_with(
-        AddressFamily::PACKET,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        Some(protocol),
-    )?;
-    // SAFETY: all-zero is a valid value of this plain C structure.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = ETHERTYPE.to_be();
-    address.sll_ifindex = path.interface_index as i32;
-    // SAFETY: the address lives through the call, and its length is its own.
-    let bound = unsafe {
-        libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32)
-    };
-    if bound != 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
 }
 
 #[cfg(test)]

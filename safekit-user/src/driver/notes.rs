@@ -22,6 +22,8 @@ pub struct Noter {
     me: NodeId,
     prober: Prober,
     unseen: Vec<Unseen>,
+    /// Peers wait for the first notes: they hold the MACs.
+    said: bool,
     auditor: Option<Auditor>,
     findings: Findings,
 }
@@ -40,6 +42,7 @@ impl Noter {
             me,
             prober: Prober::open(config, me, plan)?,
             unseen: Vec::new(),
+            said: false,
             auditor: Auditor::new(config, me),
             findings: Findings::default(),
         })
@@ -62,9 +65,10 @@ impl Noter {
             Some(auditor) => auditor.turn(engine, datapath, now)?,
             None => None,
         };
-        if heard.is_none() && page.is_none() {
+        if self.said && heard.is_none() && page.is_none() {
             return Ok(());
         }
+        self.said = true;
         let conclude = heard.is_some();
         self.unseen = heard.unwrap_or_else(|| std::mem::take(&mut self.unseen));
         let notes = Notes {

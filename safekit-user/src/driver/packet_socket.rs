@@ -1,7 +1,7 @@
 //! Frames by hand: a packet socket on one interface.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -59,11 +59,22 @@ impl PacketSocket {
         if poll(&mut polled, Some(&timeout))? == 0 {
             return Ok(None);
         }
+        Ok(self.receive_now(buffer)?.map(|length| &buffer[..length]))
+    }
+
+    /// The length of the next frame, cut to `buffer`; none when none waits.
+    pub fn receive_now(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match rustix::net::recv(&self.socket, &mut *buffer, rustix::net::RecvFlags::empty()) {
-            Ok((length, _)) => Ok(Some(&buffer[..length])),
+            Ok((length, _)) => Ok(Some(length)),
             Err(rustix::io::Errno::AGAIN) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+impl AsFd for PacketSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -29,9 +29,7 @@ use super::report::Reporter;
 use super::roads::Roads;
 use crate::engine::farm::{Engine, Input, Output};
 use crate::engine::reach::{Admission, Reach};
-use crate::types::{
-    Command, Event, EventKind, Generation, Instant, NodeId, Notes, Reply, Snapshot, Timing, Wish,
-};
+use crate::types::{Command, Event, EventKind, Generation, Instant, NodeId, Reply, Snapshot, Timing, Wish};
 use crate::wire::heartbeat::{self, Body, Heartbeat};
 use crate::wire::seal::{Opener, Sealer};
 
@@ -88,8 +86,6 @@ impl Runtime {
         let mut published = Instant::default();
         // The engine wants to know within half of L_y that frames arrive (R12).
         let mut frames = FrameWatch::every(self.timing.yield_after() / 3);
-        let notes = Notes { macs: self.datapath.own_macs().to_vec(), ..Notes::default() };
-        self.engine.handle(Input::Notes(notes), clock::now());
         let mut dirty = true;
         let mut ready = Ready { requests: true, datagrams: true };
         loop {
@@ -170,13 +166,14 @@ impl Runtime {
             Ok(changes) => changes,
             Err(refusal) => return refusal.into(),
         };
-        let Some(moved) = self.engine.preview(&changes) else {
+        if !self.engine.has_room_for(&changes) {
             return Reply::Refused {
                 error: "too many weights differ from the configuration".to_owned(),
                 next_step: "write them into the configuration, and `safekit reload` on every node".to_owned(),
             };
-        };
+        }
         if dry_run {
+            let moved = self.engine.preview(&changes).unwrap_or_default();
             return Reply::Preview { preview: self.reporter.preview(&self.engine, &moved) };
         }
         self.engine.handle(Input::Change(changes), now);

@@ -33,11 +33,7 @@ pub fn resolve(config: &Config, me: NodeId, wish: &Wish) -> Result<Vec<Change>, 
                 let next_step = format!("name a weight from 0 to {WEIGHT_MAX}");
                 return Err(Refusal { error: format!("a weight of {weight} is too large"), next_step });
             }
-            let changes: Vec<_> = groups
-                .into_iter()
-                .map(|group| weigh(config, farm, group, node, *weight))
-                .collect::<Result<_, _>>()?;
-            Ok(changes)
+            groups.into_iter().map(|group| weigh(config, farm, group, node, *weight)).collect()
         }
     }
 }

@@ -21,7 +21,6 @@ pub(super) fn broken(options: &Options, figures: &Figures) -> Vec<String> {
         }
     };
     let scenario = options.scenario;
-    let is_partition = scenario == Scenario::Partition;
     let counts = &figures.broken;
     promise(
         counts.other == 0,
@@ -35,18 +34,12 @@ pub(super) fn broken(options: &Options, figures: &Figures) -> Vec<String> {
         figures.served_by_two == 0,
         format!("{} segments came from a second node", figures.served_by_two),
     );
-    // Two halves that know nothing of each other both answer; README says so.
-    if !is_partition {
-        let doubles = figures.double_accepts;
-        promise(doubles == 0, format!("{doubles} SYNs were answered by two nodes"));
-        let missing = figures.not_opened;
-        promise(missing == 0, format!("{missing} attempts never became a connection"));
-        promise(
-            figures.held == figures.connections_wanted,
-            format!("only {} are held at the end", figures.held),
-        );
-        shares(figures).into_iter().for_each(|sentence| promise(false, sentence));
-    }
+    let doubles = figures.double_accepts;
+    promise(doubles == 0, format!("{doubles} SYNs were answered by two nodes"));
+    let missing = figures.not_opened;
+    promise(missing == 0, format!("{missing} attempts never became a connection"));
+    promise(figures.held == figures.connections_wanted, format!("only {} are held at the end", figures.held));
+    shares(figures).into_iter().for_each(|sentence| promise(false, sentence));
     if scenario == Scenario::Kill {
         kill(options, figures).into_iter().for_each(|sentence| promise(false, sentence));
     }

@@ -17,11 +17,20 @@ pub struct Moved {
 }
 
 impl Engine {
-    /// Among the present members, on top of what is under way. None when a generation has no room for so many changes.
-    pub fn preview(&self, changes: &[Change]) -> Option<Vec<Moved>> {
+    /// Whether a generation can hold the changes, on top of what is under way.
+    pub fn has_room_for(&self, changes: &[Change]) -> bool {
+        self.with(changes).is_some()
+    }
+
+    fn with(&self, changes: &[Change]) -> Option<Generation> {
         let highest = self.generations.highest();
         let asked = highest.adjustments.with(&self.generations.wishes)?;
-        let next = Generation { adjustments: asked.with(changes)?, counter: 1, ..**highest };
+        Some(Generation { adjustments: asked.with(changes)?, counter: 1, ..**highest })
+    }
+
+    /// Among the present members, on top of what is under way. None when there is no room.
+    pub fn preview(&self, changes: &[Change]) -> Option<Vec<Moved>> {
+        let next = self.with(changes)?;
         let mut moved = Vec::new();
         for group in &self.groups {
             let before = group.in_force();

@@ -1,7 +1,6 @@
 //! What screens may read. Nothing here decides anything.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::{Engine, PeerStatus, Table, View};
 use crate::types::snapshot::MemberState;
@@ -37,20 +36,15 @@ impl Engine {
 
     /// Some node of the configuration, running or not, has not acknowledged my last heartbeats.
     pub fn is_unanswered(&self) -> bool {
-        let patience = self.setup.timing.interval * UNANSWERED;
-        !self.nodes.without(self.setup.me).iter().all(|node| self.silence(node) <= patience)
+        !self.nodes.without(self.setup.me).iter().all(|node| self.answers(node))
     }
 
     /// It acknowledged one of my last heartbeats. False from the third interval on, so that what is sent then in
     /// another way can be answered before the lease ends.
     pub fn answers(&self, node: NodeId) -> bool {
-        self.silence(node) < self.setup.timing.interval * UNANSWERED
-    }
-
-    /// Since I sent the last heartbeat that it acknowledged.
-    fn silence(&self, node: NodeId) -> Duration {
         let life = self.peers.get(usize::from(node.0)).and_then(|peer| peer.life.as_ref());
-        life.map_or(Duration::MAX, |life| self.now.since(life.acked_sent()))
+        let patience = self.setup.timing.interval * UNANSWERED;
+        life.is_some_and(|life| self.now.since(life.acked_sent()) < patience)
     }
 
     fn peer(&self, node: NodeId) -> PeerStatus {
