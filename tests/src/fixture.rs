@@ -125,7 +125,7 @@ pub fn config() -> Config {
             nodes: vec![node("web1"), node("web2")],
             timing,
         },
-        modules: vec![Module::Farm(elsewhere), Module::Farm(www), Module::Farm(any)],
+        modules: vec![Module::farm(elsewhere), Module::farm(www), Module::farm(any)],
         groups: vec![
             group(GroupId(0), "elsewhere", vec![0, 1]),
             group(GROUP, "www", vec![1, 1]),

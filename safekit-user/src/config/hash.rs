@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ring::digest::{Context, SHA256};
 
-use super::{Balance, Config, Delivery, Evidence, Farm, Module, Protocol, Rule, Share};
+use super::{Balance, Config, Delivery, Evidence, Farm, Protocol, Rule, Share};
 
 /// Buckets of a rule group.
 pub const BUCKETS: u32 = 65_536;
@@ -25,9 +25,8 @@ pub fn ownership_hash(config: &Config) -> u64 {
         hasher.number(u64::try_from(span.as_nanos()).expect("the loader refuses spans above a day"));
     }
     hasher.list(&config.cluster.nodes, |hasher, node| hasher.text(&node.name));
-    hasher.list(&config.modules, |hasher, module| match module {
-        Module::Farm(farm) => hasher.farm(farm),
-    });
+    let farms: Vec<&Farm> = config.farms().collect();
+    hasher.list(&farms, |hasher, farm| hasher.farm(farm));
     hasher.list(&config.groups, |hasher, group| hasher.share(&group.share));
     hasher.finish()
 }

@@ -11,6 +11,7 @@ mod module;
 mod rule;
 mod show;
 mod tree;
+pub mod upkeep;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 pub use crate::types::Share;
 use crate::types::{GroupId, NetworkId, NodeId, Timing};
+pub use upkeep::Upkeep;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -66,9 +68,44 @@ pub struct Node {
     pub addresses: Vec<Option<IpAddr>>,
 }
 
+/// An application that the cluster keeps available.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Module {
+pub struct Module {
+    pub name: String,
+    /// Members, in the order of `cluster.nodes`.
+    pub nodes: Vec<NodeId>,
+    pub upkeep: Upkeep,
+    pub kind: Kind,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    /// Every node serves its share.
     Farm(Farm),
+    /// Every node for itself: start, watch, restart.
+    Light,
+}
+
+impl Module {
+    /// A farm whose application runs by itself.
+    pub fn farm(farm: Farm) -> Self {
+        Self {
+            name: farm.name.clone(),
+            nodes: farm.nodes.clone(),
+            upkeep: Upkeep::default(),
+            kind: Kind::Farm(farm),
+        }
+    }
+}
+
+impl Kind {
+    /// The word of the configuration file.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Farm(_) => "farm",
+            Self::Light => "light",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -201,8 +238,9 @@ impl Config {
     }
 
     pub fn farms(&self) -> impl Iterator<Item = &Farm> {
-        self.modules.iter().map(|module| match module {
-            Module::Farm(farm) => farm,
+        self.modules.iter().filter_map(|module| match &module.kind {
+            Kind::Farm(farm) => Some(farm),
+            Kind::Light => None,
         })
     }
 }

@@ -35,11 +35,11 @@ const MODULE: Keys = Keys {
 };
 const VIRTUAL_IP: Keys = Keys { of: "a virtual IP", known: &["address", "interface"], later: &[] };
 #[derive(Clone, Copy)]
-enum Kind {
+enum Word {
     Farm,
 }
 
-const KINDS: [(&str, Kind); 1] = [("farm", Kind::Farm)];
+const KINDS: [(&str, Word); 1] = [("farm", Word::Farm)];
 const KINDS_LATER: [&str; 2] = ["mirror", "light"];
 const DELIVERIES: [(&str, Delivery); 3] =
     [("flood", Delivery::Flood), ("multicast", Delivery::Multicast), ("directed", Delivery::Directed)];
@@ -86,7 +86,7 @@ fn module(node: &Node, surroundings: &mut Surroundings<'_>, findings: &mut Findi
         .and_then(|node| choice(node, "kind", &KINDS, &KINDS_LATER, findings));
     let farm = farm(&fields, surroundings, findings);
     match kind? {
-        Kind::Farm => farm.map(Module::Farm),
+        Word::Farm => farm.map(Module::farm),
     }
 }
 

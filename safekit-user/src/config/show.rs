@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::cluster::PROFILES;
-use super::{Balance, Config, Farm, Module, Ports, Rule, Share, duration};
+use super::{Balance, Config, Farm, Ports, Rule, Share, duration};
 use crate::types::{GroupId, NodeId, Timing};
 
 /// YAML that [`super::parse`] takes.
@@ -109,13 +109,7 @@ impl<'c> FileView<'c> {
                 nodes: cluster.nodes.iter().map(|node| NodeView::of(node, config)).collect(),
                 heartbeat: HeartbeatView::of(cluster.timing),
             },
-            modules: config
-                .modules
-                .iter()
-                .map(|module| match module {
-                    Module::Farm(farm) => ModuleView::of(farm, config),
-                })
-                .collect(),
+            modules: config.farms().map(|farm| ModuleView::of(farm, config)).collect(),
         }
     }
 }

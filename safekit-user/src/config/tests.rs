@@ -64,7 +64,7 @@ fn a_file_becomes_the_model() {
                 lease: Duration::from_millis(40),
             },
         },
-        modules: vec![Module::Farm(Farm {
+        modules: vec![Module::farm(Farm {
             name: "www".into(),
             nodes: vec![NodeId(0), NodeId(1)],
             virtual_ips: vec![VirtualIp { address: ip("10.99.0.100"), interface: "eth0".into() }],

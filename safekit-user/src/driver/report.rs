@@ -193,6 +193,8 @@ impl Reporter {
             heartbeat: self.heartbeat(),
             nodes: self.nodes(engine, &peers, now),
             farms: self.farms(engine),
+            // Added where this meets the modules, outside of the heartbeat thread.
+            modules: Vec::new(),
             generation: engine.generation().counter,
             changing: engine.pending_change().is_some(),
             warnings: self.warnings(now),

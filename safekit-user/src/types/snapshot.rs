@@ -30,6 +30,9 @@ pub struct Snapshot {
     /// All nodes of the cluster in the order of the configuration, this one included.
     pub nodes: Vec<NodeInfo>,
     pub farms: Vec<FarmInfo>,
+    /// Modules of this node, in the order of the configuration.
+    #[serde(default)]
+    pub modules: Vec<super::ModuleInfo>,
     /// How often weights and drains have been changed since the cluster was configured.
     pub generation: u32,
     /// Another change of them is under way.
