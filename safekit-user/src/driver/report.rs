@@ -379,7 +379,7 @@ impl Reporter {
     pub fn answer(&self, command: &Command, engine: &Engine) -> Reply {
         match command {
             Command::Explain { client, port } => self.explain(engine, *client, *port),
-            Command::Status | Command::Watch | Command::Adjust { .. } | Command::Reload => Reply::Refused {
+            _ => Reply::Refused {
                 error: "this command is not answered by the reporter".to_owned(),
                 next_step: "report this as a defect".to_owned(),
             },

@@ -100,7 +100,7 @@ async fn converse(
                 send(&mut writer, &reply).await?;
             }
             Ok(Command::Watch) => return stream_snapshots(&mut writer, snapshots).await,
-            Ok(command @ (Command::Explain { .. } | Command::Adjust { .. } | Command::Reload)) => {
+            Ok(command) => {
                 let reply = ask(&questions, command).await;
                 send(&mut writer, &reply).await?;
             }
