@@ -410,9 +410,8 @@ fn yaml(topology: &Topology, design: &Design) -> String {
         .collect();
     let virtual_ip = |address: &IpAddr| format!("      - {{ address: \"{address}\", interface: eth0 }}\n");
     let virtual_ips: String = design.virtual_ips.iter().map(virtual_ip).collect();
-    let indented = |lines: &[String], by: &str| -> String {
-        lines.iter().map(|line| format!("{by}{line}\n")).collect()
-    };
+    let indented =
+        |lines: &[String], by: &str| -> String { lines.iter().map(|line| format!("{by}{line}\n")).collect() };
     let (upkeep, modules) = (indented(&design.upkeep, "    "), indented(&design.modules, "  "));
     let rules: String = design.rules.iter().map(|rule| format!("      - {rule}\n")).collect();
     format!(
