@@ -132,7 +132,7 @@ fn run(
         }
         Reply::Accepted { .. } if how.no_wait => Ok(Exit::Done),
         Reply::Accepted { at } => wait(&mut client, at),
-        Reply::Status { .. } | Reply::Explained { .. } => Err(Error::Unexpected),
+        _ => Err(Error::Unexpected),
     }
 }
 

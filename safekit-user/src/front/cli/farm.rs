@@ -64,9 +64,7 @@ fn explain_client(args: &ExplainArgs) -> Result<Exit, Error> {
             eprintln!("error: {error}\nnext: {next_step}");
             return Ok(Exit::Failed);
         }
-        Reply::Status { .. } | Reply::Accepted { .. } | Reply::Preview { .. } => {
-            return Err(Error::Unexpected);
-        }
+        _ => return Err(Error::Unexpected),
     };
     match args.output {
         Format::Json => {

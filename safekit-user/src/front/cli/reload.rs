@@ -38,9 +38,7 @@ fn reload(args: &ReloadArgs) -> Result<Exit, Error> {
             err(&format!("error: {error}\nnext: {next_step}"));
             return Ok(Exit::Failed);
         }
-        Reply::Status { .. } | Reply::Explained { .. } | Reply::Preview { .. } => {
-            return Err(Error::Unexpected);
-        }
+        _ => return Err(Error::Unexpected),
     }
     if args.no_wait {
         return Ok(Exit::Done);
@@ -68,8 +66,6 @@ fn reload(args: &ReloadArgs) -> Result<Exit, Error> {
 fn snapshot(client: &mut Client) -> Result<Snapshot, Error> {
     match client.ask(&Command::Status)? {
         Reply::Status { snapshot } => Ok(*snapshot),
-        Reply::Explained { .. } | Reply::Accepted { .. } | Reply::Preview { .. } | Reply::Refused { .. } => {
-            Err(Error::Unexpected)
-        }
+        _ => Err(Error::Unexpected),
     }
 }

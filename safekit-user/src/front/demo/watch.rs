@@ -76,12 +76,7 @@ fn follow(socket: &std::path::Path, sight: &Mutex<Sight>, stopped: &AtomicBool) 
     while !stopped.load(Ordering::Relaxed) {
         match client.receive(PATIENCE) {
             Ok(Reply::Status { snapshot }) => lock(sight).learn(*snapshot),
-            Ok(
-                Reply::Accepted { .. }
-                | Reply::Preview { .. }
-                | Reply::Explained { .. }
-                | Reply::Refused { .. },
-            ) => return Err(Error::Unexpected),
+            Ok(_) => return Err(Error::Unexpected),
             Err(Error::Silent { .. }) => {}
             Err(error) => return Err(error),
         }
