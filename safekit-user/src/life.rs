@@ -3,22 +3,27 @@
 use std::io::IsTerminal;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use safekit::config::key::{ClusterKey, read_key};
 use safekit::config::{self, Config};
+use safekit::driver::cluster::Cluster;
 use safekit::driver::daemon::{Life, Running, pin_dir};
-use safekit::driver::inbox::{Inbox, Request};
+use safekit::driver::datapath;
 use safekit::driver::supervise::{Asked, Beating, DaemonFiles, Outcome, Signals, Supervisor};
-use safekit::driver::{clock, datapath};
 use safekit::engine::doctor::facts::Facts;
 use safekit::front::cli::DaemonArgs;
-use safekit::front::control::{self, Question};
+use safekit::front::control;
 use safekit::front::exit::Exit;
-use safekit::types::{BootId, Command, NodeId, Reply, Snapshot};
+use safekit::types::{BootId, ConfigIdentity, NodeId, Snapshot};
 use tokio::sync::mpsc;
+
+mod desk;
+
+use desk::Desk;
 
 /// Questions of clients under way; more wait in their clients' tasks.
 const QUESTIONS_MAX: usize = 32;
@@ -106,21 +111,26 @@ fn child(args: &DaemonArgs, boot: &str) -> anyhow::Result<()> {
     };
     std::fs::write(args.run_dir.join("daemon.pid"), format!("{}\n", std::process::id()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(live(life, &args.run_dir));
+    let identity = ConfigIdentity::default();
+    let result = runtime.block_on(live(life, &args.run_dir, identity));
     runtime.shutdown_timeout(Duration::from_millis(200));
     result
 }
 
-async fn live(life: Life, run_dir: &Path) -> anyhow::Result<()> {
+async fn live(life: Life, run_dir: &Path, identity: ConfigIdentity) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
     let drain_max = life.config.drain_timeout();
+    let (config, me, keys) = (Arc::new(life.config.clone()), life.me, [life.key.clone()]);
     let running = life.start().await?;
     let socket = run_dir.join("control.sock");
     let listener =
         control::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
-    tokio::spawn(control::serve(listener, running.snapshots.clone(), questions));
-    tokio::spawn(hand_on(asked, running.inbox.clone()));
+    let (cluster, passed_on) = Cluster::start(config, me, &keys, identity);
+    let snapshots = desk::with_links(running.snapshots.clone(), cluster.clone());
+    tokio::spawn(control::serve(listener, snapshots.clone(), questions));
+    let desk = Desk { inbox: running.inbox.clone(), snapshots, cluster };
+    tokio::spawn(desk.serve(asked, passed_on));
     until_left(running, drain_max, &mut signals).await
 }
 
@@ -149,32 +159,6 @@ async fn until_left(running: Running, drain_max: Duration, signals: &mut Signals
             }
         }
         asked = true;
-    }
-}
-
-/// Questions to the heartbeat thread, and to the parent.
-async fn hand_on(mut asked: mpsc::Receiver<Question>, inbox: Inbox) {
-    while let Some((command, answer)) = asked.recv().await {
-        if command == Command::Reload {
-            // A client that no longer waits needs no answer.
-            let _gone = answer.send(ask_parent_to_restart());
-            continue;
-        }
-        // Full or gone: dropping the question tells the client's task.
-        let _refused = inbox.post(Request::Question(command, answer));
-    }
-}
-
-fn ask_parent_to_restart() -> Reply {
-    let asked = rustix::process::getppid()
-        .context("this daemon has no parent process")
-        .and_then(|parent| Ok(rustix::process::kill_process(parent, rustix::process::Signal::HUP)?));
-    match asked {
-        Ok(()) => Reply::Accepted { at: clock::now() },
-        Err(error) => Reply::Refused {
-            error: format!("cannot ask the parent process to restart the daemon: {error:#}"),
-            next_step: "restart the service of this node".to_owned(),
-        },
     }
 }
 

@@ -4,6 +4,7 @@ pub mod announce;
 pub mod audit;
 pub mod census;
 pub mod clock;
+pub mod cluster;
 pub mod connections;
 pub mod daemon;
 pub mod datapath;

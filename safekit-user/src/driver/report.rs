@@ -13,6 +13,7 @@ use crate::driver::census::BucketOf;
 use crate::driver::notes::Findings;
 use crate::engine::farm::{Engine, Moved, PeerStatus, Table};
 use crate::engine::health::{Facts, judge};
+use crate::types::cluster::LinksInfo;
 use crate::types::command::{Explanation, Move, Preview};
 use crate::types::snapshot::{
     API_VERSION, CounterInfo, FarmInfo, GroupInfo, HeartbeatInfo, MemberState, NodeInfo, RuleInfo, Verdict,
@@ -195,6 +196,7 @@ impl Reporter {
             farms: self.farms(engine),
             // Added where this meets the modules, outside of the heartbeat thread.
             modules: Vec::new(),
+            links: LinksInfo::default(),
             generation: engine.generation().counter,
             changing: engine.pending_change().is_some(),
             warnings: self.warnings(now),

@@ -26,6 +26,8 @@ const CLIENTS_MAX: usize = 64;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The daemon answers from memory; only a stuck one is slower.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Other nodes answer within a deadline of their own, which is shorter.
+const OTHERS_TIMEOUT: Duration = Duration::from_secs(4);
 /// A watching screen needs no more.
 const WATCH_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
@@ -52,6 +54,17 @@ fn group_id(name: &str) -> Option<u32> {
         let mut fields = line.split(':');
         (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
     })
+}
+
+/// As the password file has it; else the number.
+fn user_name(uid: u32) -> String {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    name.unwrap_or_else(|| format!("user {uid}"))
 }
 
 /// Serves clients until the task is dropped.
@@ -86,6 +99,7 @@ async fn converse(
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     questions: mpsc::Sender<Question>,
 ) -> io::Result<()> {
+    let user = stream.peer_cred().map_or_else(|_| "somebody".to_owned(), |peer| user_name(peer.uid()));
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     loop {
@@ -100,8 +114,12 @@ async fn converse(
                 send(&mut writer, &reply).await?;
             }
             Ok(Command::Watch) => return stream_snapshots(&mut writer, snapshots).await,
+            Ok(Command::On { nodes, each, .. }) => {
+                let command = Command::On { nodes, each, by: user.clone() };
+                send(&mut writer, &ask(&questions, command, OTHERS_TIMEOUT).await).await?;
+            }
             Ok(command) => {
-                let reply = ask(&questions, command).await;
+                let reply = ask(&questions, command, ANSWER_TIMEOUT).await;
                 send(&mut writer, &reply).await?;
             }
             Err(error) => {
@@ -127,13 +145,13 @@ async fn stream_snapshots(
     }
 }
 
-async fn ask(questions: &mpsc::Sender<Question>, command: Command) -> Reply {
+async fn ask(questions: &mpsc::Sender<Question>, command: Command, within: Duration) -> Reply {
     let (answer, answered) = oneshot::channel();
     let asked = async {
         questions.send((command, answer)).await.ok()?;
         answered.await.ok()
     };
-    match timeout(ANSWER_TIMEOUT, asked).await {
+    match timeout(within, asked).await {
         Ok(Some(reply)) => reply,
         Ok(None) | Err(_) => refused("the daemon is stopping or stuck", "look at its log, then try again"),
     }

@@ -34,6 +34,31 @@ pub enum Command {
     /// Restart the daemon with the program and the configuration of today, under a filter that stays. Answered by
     /// [`Reply::Accepted`] before the daemon ends.
     Reload,
+    /// The same on several nodes at once; none named: on all. Answered by [`Reply::ByNode`], each node in its place,
+    /// also those that could not be reached.
+    On {
+        nodes: Vec<String>,
+        each: Box<Command>,
+        /// Filled in by the daemon, whatever the client says.
+        #[serde(default)]
+        by: String,
+    },
+}
+
+/// What one of several nodes said.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeAnswer {
+    pub node: String,
+    pub answer: Answer,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    Said(Reply),
+    /// Why it could not be asked, or has not answered.
+    Unreachable(String),
 }
 
 /// What an operator wants to change at run time, by names.
@@ -79,6 +104,9 @@ pub enum Reply {
     },
     Rules {
         rules: Vec<RuleState>,
+    },
+    ByNode {
+        answers: Vec<NodeAnswer>,
     },
     /// The command was understood and could not be done.
     Refused {

@@ -1,6 +1,7 @@
 //! L0, the vocabulary: plain values that every layer may use and that use no layer.
 
 pub mod bits;
+pub mod cluster;
 pub mod command;
 pub mod doctor;
 pub mod event;
@@ -13,6 +14,7 @@ pub mod snapshot;
 pub mod time;
 
 pub use bits::BucketBits;
+pub use cluster::{ConfigIdentity, ConfigVersion};
 pub use command::{Command, Reply, Wish};
 pub use event::{Departure, Event, EventKind};
 pub use ids::{BootId, Bucket, GroupId, NetworkId, NodeId, NodeSet, Seq, ViewId};

@@ -33,6 +33,9 @@ pub struct Snapshot {
     /// Modules of this node, in the order of the configuration.
     #[serde(default)]
     pub modules: Vec<super::ModuleInfo>,
+    /// Connections to the other nodes, and their configurations.
+    #[serde(default)]
+    pub links: super::cluster::LinksInfo,
     /// How often weights and drains have been changed since the cluster was configured.
     pub generation: u32,
     /// Another change of them is under way.

@@ -2,4 +2,6 @@
 
 mod compact;
 pub mod heartbeat;
+pub mod identity;
+pub mod link;
 pub mod seal;

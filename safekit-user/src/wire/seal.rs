@@ -248,11 +248,11 @@ impl Keys {
     }
 }
 
-fn extract(key: &ClusterKey) -> Prk {
+pub(super) fn extract(key: &ClusterKey) -> Prk {
     Salt::new(HKDF_SHA256, b"safekit").extract(key.bytes())
 }
 
-fn fill(prk: &Prk, info: &[&[u8]], out: &mut [u8]) {
+pub(super) fn fill(prk: &Prk, info: &[&[u8]], out: &mut [u8]) {
     struct Bytes(usize);
     impl KeyType for Bytes {
         fn len(&self) -> usize {

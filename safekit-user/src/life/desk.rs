@@ -1,0 +1,180 @@
+//! Who answers a command: the heartbeat thread, the parent, or other nodes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use safekit::driver::clock;
+use safekit::driver::cluster::{Asked, Cluster};
+use safekit::driver::inbox::{Inbox, Request};
+use safekit::front::control::Question;
+use safekit::types::cluster::LinksInfo;
+use safekit::types::command::{Answer, NodeAnswer};
+use safekit::types::snapshot::Warning;
+use safekit::types::{Command, NodeId, Reply, Snapshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Questions that are being answered; more wait in their clients' tasks.
+const ANSWERING_MAX: usize = 64;
+/// Shorter than what the client on the control socket waits.
+const OTHER_NODE: Duration = Duration::from_secs(3);
+/// The heartbeat thread answers from memory.
+const OWN_THREAD: Duration = Duration::from_secs(2);
+/// Ages on the screen are never older.
+const FRESH: Duration = Duration::from_secs(1);
+
+pub(super) struct Desk {
+    pub(super) inbox: Inbox,
+    pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub(super) cluster: Cluster,
+}
+
+impl Desk {
+    /// Answers what people ask here and what other nodes pass on, each in a task of its own.
+    pub(super) async fn serve(
+        self,
+        mut here: mpsc::Receiver<Question>,
+        mut passed_on: mpsc::Receiver<Asked>,
+    ) {
+        let desk = Arc::new(self);
+        let places = Arc::new(Semaphore::new(ANSWERING_MAX));
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let (command, by, answer) = tokio::select! {
+                Some((command, answer)) = here.recv() => (command, None, answer),
+                Some(Asked { command, by, answer, .. }) = passed_on.recv() => (command, Some(by), answer),
+                else => return,
+            };
+            let desk = Arc::clone(&desk);
+            tokio::spawn(async move {
+                // A client that no longer waits needs no answer.
+                let _gone = answer.send(desk.answer(command, by.as_deref()).await);
+                drop(place);
+            });
+        }
+    }
+
+    /// `passed_on`: who asked on another node.
+    async fn answer(&self, command: Command, passed_on: Option<&str>) -> Reply {
+        if let Some(by) = passed_on {
+            tracing::info!(?command, by, "a command from another node");
+        }
+        match command {
+            Command::Status => {
+                Reply::Status { snapshot: Box::new(Snapshot::clone(&self.snapshots.borrow())) }
+            }
+            Command::Reload => ask_parent_to_restart(),
+            Command::On { .. } if passed_on.is_some() => refused(
+                "a command that another node passed on is not passed on again",
+                "ask that node itself",
+            ),
+            Command::On { nodes, each, by } => self.on(&nodes, &each, &by).await,
+            // Only the control socket has it: it never ends.
+            Command::Watch => refused("only the node itself can be watched", "ask that node itself"),
+            command => self.ask_engine(command).await,
+        }
+    }
+
+    /// The same on all of these nodes at once, answers in the order of the configuration.
+    async fn on(&self, names: &[String], each: &Command, by: &str) -> Reply {
+        let config = self.cluster.config();
+        if let Some(unknown) = names.iter().find(|name| config.node(name).is_none()) {
+            let known: Vec<&str> = config.cluster.nodes.iter().map(|node| node.name.as_str()).collect();
+            return refused(
+                &format!("there is no node {unknown}"),
+                &format!("name one of: {}", known.join(", ")),
+            );
+        }
+        let mut asked = JoinSet::new();
+        for node in (0..config.cluster.nodes.len()).map(|node| NodeId(node as u8)) {
+            let wanted = names.is_empty() || names.iter().any(|name| name == config.name(node));
+            if wanted && node != self.cluster.me() {
+                let (cluster, each, by) = (self.cluster.clone(), each.clone(), by.to_owned());
+                asked.spawn(async move { (node, cluster.ask(node, each, &by, OTHER_NODE).await) });
+            }
+        }
+        let me = self.cluster.me();
+        let mut answers = Vec::new();
+        if names.is_empty() || names.iter().any(|name| name == config.name(me)) {
+            answers.push((me, Answer::Said(Box::pin(self.answer(each.clone(), None)).await)));
+        }
+        while let Some(Ok((node, answer))) = asked.join_next().await {
+            let answer = match answer {
+                Ok(reply) => Answer::Said(reply),
+                Err(why) => Answer::Unreachable(why.to_string()),
+            };
+            answers.push((node, answer));
+        }
+        answers.sort_by_key(|(node, _)| *node);
+        let named = |(node, answer)| NodeAnswer { node: config.name(node).to_owned(), answer };
+        Reply::ByNode { answers: answers.into_iter().map(named).collect() }
+    }
+
+    async fn ask_engine(&self, command: Command) -> Reply {
+        let (answer, answered) = oneshot::channel();
+        let posted = self.inbox.post(Request::Question(command, answer));
+        match timeout(OWN_THREAD, answered).await {
+            Ok(Ok(reply)) if posted.is_ok() => reply,
+            _ => refused("the daemon is stopping or stuck", "look at its log, then try again"),
+        }
+    }
+}
+
+fn refused(error: &str, next_step: &str) -> Reply {
+    Reply::Refused { error: error.to_owned(), next_step: next_step.to_owned() }
+}
+
+pub(super) fn ask_parent_to_restart() -> Reply {
+    let asked = rustix::process::getppid()
+        .context("this daemon has no parent process")
+        .and_then(|parent| Ok(rustix::process::kill_process(parent, rustix::process::Signal::HUP)?));
+    match asked {
+        Ok(()) => Reply::Accepted { at: clock::now() },
+        Err(error) => refused(
+            &format!("cannot ask the parent process to restart the daemon: {error:#}"),
+            "restart the service of this node",
+        ),
+    }
+}
+
+/// Snapshots of the heartbeat thread, with what the connections to other nodes know.
+pub(super) fn with_links(
+    mut plain: watch::Receiver<Arc<Snapshot>>,
+    cluster: Cluster,
+) -> watch::Receiver<Arc<Snapshot>> {
+    let joined = move |plain: &Arc<Snapshot>, links: LinksInfo| {
+        let mut snapshot = Snapshot::clone(plain);
+        snapshot.warnings.extend(other_configurations(&links));
+        snapshot.links = links;
+        Arc::new(snapshot)
+    };
+    let (sender, receiver) = watch::channel(joined(&plain.borrow_and_update(), cluster.info()));
+    tokio::spawn(async move {
+        loop {
+            if let Ok(Err(_)) = timeout(FRESH, plain.changed()).await {
+                return;
+            }
+            let next = joined(&plain.borrow_and_update(), cluster.info());
+            sender.send_replace(next);
+        }
+    });
+    receiver
+}
+
+/// Nodes that run with another text than this one.
+fn other_configurations(links: &LinksInfo) -> Option<Warning> {
+    let other = links.nodes.iter().filter(|link| {
+        link.connected && link.config.as_ref().is_some_and(|config| config.hash != links.config.hash)
+    });
+    let names: Vec<&str> = other.map(|link| link.node.as_str()).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let verb = if names.len() == 1 { "runs" } else { "run" };
+    Some(Warning {
+        what: format!("{} {verb} with another configuration than this node", names.join(", ")),
+        remedy: "on the node that has the right one: `safekit config apply FILE`".to_owned(),
+    })
+}

@@ -1,0 +1,64 @@
+//! What nodes tell each other beside heartbeats, and what screens know of it.
+
+use serde::{Deserialize, Serialize};
+
+/// A configuration of the whole cluster. Later ones are greater: of two with the same number, made at the same time on
+/// two sides of a cut, the names of their makers decide.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigVersion {
+    /// 0: as it came with the file; nothing has been applied yet.
+    pub number: u64,
+    /// The node on which it was applied.
+    pub by: String,
+}
+
+impl std::fmt::Display for ConfigVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.number)?;
+        if self.by.is_empty() { Ok(()) } else { write!(f, " of {}", self.by) }
+    }
+}
+
+/// The configuration that a node runs with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigIdentity {
+    pub version: ConfigVersion,
+    /// Of the whole text: a file that was edited by hand has another.
+    pub hash: String,
+}
+
+/// The connection to another node, for screens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkInfo {
+    pub node: String,
+    pub connected: bool,
+    /// The network in use, or the last error.
+    pub how: String,
+    /// As the node said last; none when it never has.
+    pub config: Option<ConfigIdentity>,
+    /// Time since it said so.
+    pub heard_ms: Option<u64>,
+}
+
+/// All connections of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LinksInfo {
+    pub nodes: Vec<LinkInfo>,
+    /// What this node runs with.
+    pub config: ConfigIdentity,
+    /// Connections and frames that were refused, by reason; reasons that never occurred are left out.
+    pub refused: Vec<RefusedInfo>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedInfo {
+    pub reason: String,
+    pub count: u64,
+    /// Who it was last, as far as can be told from the address.
+    pub last: String,
+}
