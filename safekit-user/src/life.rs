@@ -13,12 +13,14 @@ use safekit::config::{self, Config};
 use safekit::driver::cluster::Cluster;
 use safekit::driver::daemon::{Life, Running, pin_dir};
 use safekit::driver::datapath;
+use safekit::driver::journal::{self, Journal};
 use safekit::driver::supervise::{Asked, Beating, DaemonFiles, Outcome, Signals, Supervisor};
 use safekit::engine::doctor::facts::Facts;
 use safekit::front::cli::DaemonArgs;
 use safekit::front::control;
 use safekit::front::exit::Exit;
-use safekit::types::{BootId, ConfigIdentity, NodeId, Snapshot};
+use safekit::types::journal::{Level, Note};
+use safekit::types::{BootId, Command, ConfigIdentity, NodeId, Reply, Snapshot};
 use tokio::sync::mpsc;
 
 mod desk;
@@ -27,6 +29,8 @@ use desk::Desk;
 
 /// Questions of clients under way; more wait in their clients' tasks.
 const QUESTIONS_MAX: usize = 32;
+/// What a stuck disk may cost at the end.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 
 pub(crate) fn daemon(args: &DaemonArgs) -> Exit {
     install_log();
@@ -121,6 +125,8 @@ async fn live(life: Life, run_dir: &Path, identity: ConfigIdentity) -> anyhow::R
     let mut signals = Signals::install()?;
     let drain_max = life.config.drain_timeout();
     let (config, me, keys) = (Arc::new(life.config.clone()), life.me, [life.key.clone()]);
+    let journal = open_journal(&life.state_dir, run_dir, config.name(me))?;
+    note(&journal, format!("the daemon starts, version {}", env!("CARGO_PKG_VERSION")));
     let running = life.start().await?;
     let socket = run_dir.join("control.sock");
     let listener =
@@ -128,10 +134,34 @@ async fn live(life: Life, run_dir: &Path, identity: ConfigIdentity) -> anyhow::R
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
     let (cluster, passed_on) = Cluster::start(config, me, &keys, identity);
     let snapshots = desk::with_links(running.snapshots.clone(), cluster.clone());
-    tokio::spawn(control::serve(listener, snapshots.clone(), questions));
-    let desk = Desk { inbox: running.inbox.clone(), snapshots, cluster };
+    tokio::spawn(journal::follow(journal.clone(), Arc::clone(cluster.config()), running.snapshots.clone()));
+    let auditor = journal.clone();
+    let service = control::Service {
+        snapshots: snapshots.clone(),
+        questions,
+        auditor: Arc::new(move |act| auditor.audit(act)),
+    };
+    tokio::spawn(control::serve(listener, service));
+    let desk = Desk { inbox: running.inbox.clone(), snapshots, cluster, journal: journal.clone() };
     tokio::spawn(desk.serve(asked, passed_on));
-    until_left(running, drain_max, &mut signals).await
+    let left = until_left(running, drain_max, &mut signals).await;
+    note(&journal, "the daemon ends".to_owned());
+    journal.flush(FLUSH_TIMEOUT);
+    left
+}
+
+/// High availability does not wait for a disk: without a state directory the journal lives as long as the machine.
+fn open_journal(state_dir: &Path, run_dir: &Path, node: &str) -> anyhow::Result<Journal> {
+    Journal::open(state_dir, node)
+        .or_else(|error| {
+            tracing::error!(%error, directory = %state_dir.display(), "cannot keep the journal there");
+            Journal::open(run_dir, node)
+        })
+        .context("cannot keep a journal")
+}
+
+fn note(journal: &Journal, text: String) {
+    journal.note(Note { level: Level::Info, module: None, kind: "daemon", text, cause: None });
 }
 
 /// The first request to stop waits for connections, the second does not.
@@ -217,4 +247,20 @@ pub(crate) fn facts(
     daemon: Option<Snapshot>,
 ) -> anyhow::Result<Facts> {
     Ok(safekit::driver::doctor::gather(config, me, &pin_dir(run_dir), daemon)?)
+}
+
+/// What a daemon that no longer answers has left of its journal.
+pub(crate) fn leftover(state_dir: &Path, command: &Command) -> Reply {
+    let files = journal::Files::of(state_dir);
+    match command {
+        Command::Events { wanted, after } => {
+            let entries = files.events(wanted, *after);
+            Reply::Events { last: entries.last().map_or(0, |entry| entry.number), entries }
+        }
+        Command::Audit { count } => Reply::Audit { acts: files.acts(*count) },
+        _ => Reply::Refused {
+            error: "only the journal outlives a daemon".to_owned(),
+            next_step: "start the daemon".to_owned(),
+        },
+    }
 }

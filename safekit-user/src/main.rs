@@ -29,6 +29,8 @@ fn main() -> ExitCode {
         Verb::Drain(args) => cli::adjust::drain(&args),
         Verb::Undrain(args) => cli::adjust::undrain(&args),
         Verb::Weight(args) => cli::adjust::weight(&args),
+        Verb::Events(args) => cli::events::events(&args, life::leftover),
+        Verb::Audit(args) => cli::events::audit(&args, life::leftover),
         Verb::Reload(args) => cli::reload::run(&args),
         Verb::Farm(args) => cli::farm::run(&args),
         Verb::Doctor(args) => cli::doctor::run(&args, life::facts),

@@ -13,6 +13,7 @@ pub mod frames;
 pub mod generations;
 pub mod heartbeat;
 pub mod inbox;
+pub mod journal;
 pub mod links;
 pub mod multicast;
 pub mod notes;

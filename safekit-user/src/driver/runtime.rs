@@ -349,17 +349,18 @@ impl FrameWatch {
     }
 }
 
+/// For who looks into the heartbeat thread; the journal has the same in words for people.
 fn log(event: &Event) {
     match &event.kind {
-        EventKind::View { view, members } => tracing::info!(view = view.0, ?members, "view changes"),
-        EventKind::Joined { node } => tracing::info!(node = node.0, "a node joined"),
-        EventKind::Departed { node, why } => tracing::warn!(node = node.0, ?why, "a node departed"),
+        EventKind::View { view, members } => tracing::debug!(view = view.0, ?members, "view changes"),
+        EventKind::Joined { node } => tracing::debug!(node = node.0, "a node joined"),
+        EventKind::Departed { node, why } => tracing::debug!(node = node.0, ?why, "a node departed"),
         EventKind::Applied { group, owned, transitional } => {
             tracing::debug!(group = group.0, owned, transitional, "table decided");
         }
-        EventKind::Member { state } => tracing::info!(?state, "membership of this node changes"),
+        EventKind::Member { state } => tracing::debug!(?state, "membership of this node changes"),
         EventKind::WokeLate { late_ms } => {
-            tracing::warn!(late_ms, "woke late: accepts nothing until peers answer");
+            tracing::debug!(late_ms, "woke late: accepts nothing until peers answer");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The control socket: one JSON [`Command`] a line in, [`Reply`]s a line out.
 //!
+//! Who connects is known from the kernel, and may what the groups of that user may; see [`crate::types::Access`].
+//!
 //! ```text
 //! client ── Status ──▶          snapshot receiver
 //!        ── Watch ───▶          snapshot receiver, one reply a change, at most ten a second
@@ -16,7 +18,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use crate::types::{Command, Reply, Snapshot};
+use super::peer::Peer;
+use crate::driver::clock;
+use crate::types::journal::{Act, ActResult};
+use crate::types::{Command, Reply, Snapshot, WallTime};
 
 /// Longer than any command.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
@@ -31,48 +36,37 @@ const OTHERS_TIMEOUT: Duration = Duration::from_secs(4);
 /// A watching screen needs no more.
 const WATCH_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
-/// A command that the engine's owner answers.
-pub type Question = (Command, oneshot::Sender<Reply>);
+/// Somebody without a role has so long to hear why.
+const STRANGER_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Binds the socket, replacing one that a former life left behind. Group `safekit` may use it.
+/// A command that somebody else answers, and who gave it: `root`.
+pub type Question = (Command, String, oneshot::Sender<Reply>);
+
+/// Takes what is to be remembered of a command that changed something.
+pub type Auditor = Arc<dyn Fn(Act) + Send + Sync>;
+
+/// What every conversation needs.
+#[derive(Clone)]
+pub struct Service {
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub questions: mpsc::Sender<Question>,
+    pub auditor: Auditor,
+}
+
+/// Binds the socket, replacing one that a former life left behind. Everybody may connect, and the kernel says who it
+/// is: a person without a role hears what is missing, instead of "permission denied".
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
-    if let Some(group) = group_id("safekit") {
-        std::os::unix::fs::chown(path, None, Some(group))?;
-    }
-    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o660))?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
     Ok(listener)
 }
 
-fn group_id(name: &str) -> Option<u32> {
-    let groups = std::fs::read_to_string("/etc/group").ok()?;
-    groups.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
-    })
-}
-
-/// As the password file has it; else the number.
-fn user_name(uid: u32) -> String {
-    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let name = users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    });
-    name.unwrap_or_else(|| format!("user {uid}"))
-}
-
 /// Serves clients until the task is dropped.
-pub async fn serve(
-    listener: UnixListener,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    questions: mpsc::Sender<Question>,
-) {
+pub async fn serve(listener: UnixListener, service: Service) {
     let places = Arc::new(Semaphore::new(CLIENTS_MAX));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -84,9 +78,9 @@ pub async fn serve(
                 continue;
             }
         };
-        let (snapshots, questions) = (snapshots.clone(), questions.clone());
+        let service = service.clone();
         tokio::spawn(async move {
-            if let Err(error) = converse(stream, snapshots, questions).await {
+            if let Err(error) = converse(stream, service).await {
                 tracing::debug!(%error, "a client of the control socket went away");
             }
             drop(place);
@@ -94,41 +88,77 @@ pub async fn serve(
     }
 }
 
-async fn converse(
-    stream: UnixStream,
-    mut snapshots: watch::Receiver<Arc<Snapshot>>,
-    questions: mpsc::Sender<Question>,
-) -> io::Result<()> {
-    let user = stream.peer_cred().map_or_else(|_| "somebody".to_owned(), |peer| user_name(peer.uid()));
+async fn converse(stream: UnixStream, mut service: Service) -> io::Result<()> {
+    let peer = Peer::of(&stream)?;
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     loop {
         let mut line = Vec::new();
-        (&mut reader).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await?;
+        let mut bounded = (&mut reader).take(LINE_BYTES_MAX);
+        let reading = bounded.read_until(b'\n', &mut line);
+        match peer.access {
+            Some(_) => reading.await?,
+            None => timeout(STRANGER_TIMEOUT, reading).await.map_err(|_| io::ErrorKind::TimedOut)??,
+        };
         if line.is_empty() {
             return Ok(());
         }
-        match serde_json::from_slice::<Command>(&line) {
-            Ok(Command::Status) => {
-                let reply = status(&snapshots.borrow_and_update());
-                send(&mut writer, &reply).await?;
-            }
-            Ok(Command::Watch) => return stream_snapshots(&mut writer, snapshots).await,
-            Ok(Command::On { nodes, each, .. }) => {
-                let command = Command::On { nodes, each, by: user.clone() };
-                send(&mut writer, &ask(&questions, command, OTHERS_TIMEOUT).await).await?;
-            }
-            Ok(command) => {
-                let reply = ask(&questions, command, ANSWER_TIMEOUT).await;
-                send(&mut writer, &reply).await?;
-            }
+        let command = match serde_json::from_slice::<Command>(&line) {
+            Ok(command) => command,
             Err(error) => {
                 let reply =
                     refused(&format!("not a command: {error}"), "use a safekit of the daemon's version");
                 return send(&mut writer, &reply).await;
             }
+        };
+        if peer.access >= Some(command.needs()) {
+            match command {
+                Command::Watch => return stream_snapshots(&mut writer, service.snapshots).await,
+                command => send(&mut writer, &answer(&mut service, &peer, command).await).await?,
+            }
+        } else {
+            send(&mut writer, &deny(&service, &peer, &command)).await?;
+            if peer.access.is_none() {
+                return Ok(());
+            }
         }
     }
+}
+
+async fn answer(service: &mut Service, peer: &Peer, command: Command) -> Reply {
+    let by = peer.actor.to_string();
+    let (command, within) = match command {
+        Command::Status => return status(&service.snapshots.borrow_and_update()),
+        Command::On { nodes, each, .. } => (Command::On { nodes, each, by: by.clone() }, OTHERS_TIMEOUT),
+        command => (command, ANSWER_TIMEOUT),
+    };
+    let Some(what) = command.audited() else { return ask(&service.questions, command, by, within).await };
+    let began = clock::wall();
+    let reply = ask(&service.questions, command, by, within).await;
+    let result = match &reply {
+        Reply::Refused { error, .. } => ActResult::Refused { error: error.clone() },
+        _ => ActResult::Done,
+    };
+    (service.auditor)(act(peer, began, what, result));
+    reply
+}
+
+fn deny(service: &Service, peer: &Peer, command: &Command) -> Reply {
+    let needs = command.needs();
+    if let Some(what) = command.audited() {
+        (service.auditor)(act(peer, clock::wall(), what, ActResult::Denied { needs }));
+    }
+    let has = peer.access.map_or_else(|| "no role".to_owned(), |access| format!("the role {access}"));
+    refused(
+        &format!("this needs the role {needs}, and {} has {has}", peer.actor),
+        &format!("use sudo, or have somebody add you to the group {} and log in again", needs.group()),
+    )
+}
+
+fn act(peer: &Peer, began: WallTime, what: String, result: ActResult) -> Act {
+    let (who, ended) = (peer.actor.clone(), clock::wall());
+    // The journal knows its node.
+    Act { began, ended, node: String::new(), who, what, result }
 }
 
 async fn stream_snapshots(
@@ -145,10 +175,10 @@ async fn stream_snapshots(
     }
 }
 
-async fn ask(questions: &mpsc::Sender<Question>, command: Command, within: Duration) -> Reply {
+async fn ask(questions: &mpsc::Sender<Question>, command: Command, by: String, within: Duration) -> Reply {
     let (answer, answered) = oneshot::channel();
     let asked = async {
-        questions.send((command, answer)).await.ok()?;
+        questions.send((command, by, answer)).await.ok()?;
         answered.await.ok()
     };
     match timeout(within, asked).await {

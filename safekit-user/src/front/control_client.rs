@@ -63,6 +63,11 @@ impl Error {
         }
     }
 
+    /// The daemon may well be there, and this user may not reach it.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+
     pub fn exit(&self) -> Exit {
         match self {
             Self::Print(_) | Self::NoEffect { .. } | Self::Unexpected | Self::Foreign { .. } => Exit::Failed,

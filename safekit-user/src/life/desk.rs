@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use safekit::driver::clock;
 use safekit::driver::cluster::{Asked, Cluster};
 use safekit::driver::inbox::{Inbox, Request};
+use safekit::driver::journal::Journal;
 use safekit::front::control::Question;
 use safekit::types::cluster::LinksInfo;
 use safekit::types::command::{Answer, NodeAnswer};
@@ -29,6 +30,7 @@ pub(super) struct Desk {
     pub(super) inbox: Inbox,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) cluster: Cluster,
+    pub(super) journal: Journal,
 }
 
 impl Desk {
@@ -43,7 +45,7 @@ impl Desk {
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let (command, by, answer) = tokio::select! {
-                Some((command, answer)) = here.recv() => (command, None, answer),
+                Some((command, _, answer)) = here.recv() => (command, None, answer),
                 Some(Asked { command, by, answer, .. }) = passed_on.recv() => (command, Some(by), answer),
                 else => return,
             };
@@ -71,6 +73,11 @@ impl Desk {
                 "ask that node itself",
             ),
             Command::On { nodes, each, by } => self.on(&nodes, &each, &by).await,
+            Command::Events { wanted, after } => {
+                let (entries, last) = self.journal.events(wanted, after).await;
+                Reply::Events { entries, last }
+            }
+            Command::Audit { count } => Reply::Audit { acts: self.journal.acts(count).await },
             // Only the control socket has it: it never ends.
             Command::Watch => refused("only the node itself can be watched", "ask that node itself"),
             command => self.ask_engine(command).await,

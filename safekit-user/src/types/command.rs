@@ -1,11 +1,13 @@
 //! What the control socket carries: a [`Command`] in, [`Reply`]s out. One JSON object a line.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::journal::{Act, Entry, Wanted};
 use super::module::{Action, ResourceInfo, ResourceState, Verb};
-use super::{Bucket, Instant, Snapshot, ViewId};
+use super::{Access, Bucket, Instant, Snapshot, ViewId};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
@@ -43,6 +45,65 @@ pub enum Command {
         #[serde(default)]
         by: String,
     },
+    /// What happened, from the journal of the node that is asked. Answered by [`Reply::Events`]: at once, or with
+    /// `after` when there is a newer one than that, or a second later with none.
+    Events { wanted: Wanted, after: Option<u64> },
+    /// The newest commands that changed something. Answered by [`Reply::Audit`].
+    Audit { count: usize },
+}
+
+impl Command {
+    /// Who may give it.
+    pub fn needs(&self) -> Access {
+        match self {
+            Self::Status
+            | Self::Watch
+            | Self::Explain { .. }
+            | Self::Resource { .. }
+            | Self::Rules { .. }
+            | Self::Events { .. }
+            | Self::Adjust { dry_run: true, .. } => Access::Monitor,
+            Self::Adjust { dry_run: false, .. }
+            | Self::Module { .. }
+            | Self::SetResource { .. }
+            | Self::Report { .. }
+            | Self::Checks { .. } => Access::Control,
+            // The program and the configuration of today take effect: that is more than to operate.
+            Self::Reload | Self::Audit { .. } => Access::Admin,
+            Self::On { each, .. } => each.needs(),
+        }
+    }
+
+    /// As the audit log has it, in the words of the command line; none where it changes nothing. Never a secret.
+    pub fn audited(&self) -> Option<String> {
+        match self {
+            Self::Status
+            | Self::Watch
+            | Self::Explain { .. }
+            | Self::Resource { .. }
+            | Self::Rules { .. }
+            | Self::Events { .. }
+            | Self::Audit { .. }
+            | Self::Adjust { dry_run: true, .. } => None,
+            // A checking program says so every few seconds; what it leads to is an event.
+            Self::Report { .. } => None,
+            Self::Adjust { wish, dry_run: false } => Some(wish.to_string()),
+            Self::Module { module, verb } => Some(format!("{} {module}", verb.word())),
+            Self::SetResource { module, name, state } => {
+                Some(format!("resource set {module} {name} {}", state.word()))
+            }
+            Self::Checks { module, on, for_ms } => {
+                let word = if *on { "on" } else { "off" };
+                let span = for_ms.map(|ms| format!(" --for {}s", ms / 1000)).unwrap_or_default();
+                Some(format!("check {word} {module}{span}"))
+            }
+            Self::Reload => Some("reload".to_owned()),
+            Self::On { nodes, each, .. } => each.audited().map(|each| match nodes.as_slice() {
+                [] => format!("{each} --all"),
+                nodes => nodes.iter().fold(each, |text, node| text + " --node " + node),
+            }),
+        }
+    }
 }
 
 /// What one of several nodes said.
@@ -81,6 +142,24 @@ pub enum Wish {
     },
 }
 
+/// As it is typed: `weight www web1 50 --rule tcp/80`.
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Drain { target } => write!(f, "drain {target}"),
+            Self::Undrain { target } => write!(f, "undrain {target}"),
+            Self::Weight { module, node, weight, rule } => {
+                write!(f, "weight {module} {node} ")?;
+                match weight {
+                    Some(weight) => write!(f, "{weight}")?,
+                    None => f.write_str("default")?,
+                }
+                rule.iter().try_for_each(|rule| write!(f, " --rule {rule}"))
+            }
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
@@ -107,6 +186,15 @@ pub enum Reply {
     },
     ByNode {
         answers: Vec<NodeAnswer>,
+    },
+    /// The oldest first. `last` is the newest number of the journal, whatever was asked for.
+    Events {
+        entries: Vec<Entry>,
+        last: u64,
+    },
+    /// The oldest first.
+    Audit {
+        acts: Vec<Act>,
     },
     /// The command was understood and could not be done.
     Refused {

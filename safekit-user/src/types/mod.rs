@@ -1,11 +1,13 @@
 //! L0, the vocabulary: plain values that every layer may use and that use no layer.
 
+pub mod access;
 pub mod bits;
 pub mod cluster;
 pub mod command;
 pub mod doctor;
 pub mod event;
 pub mod ids;
+pub mod journal;
 pub mod key;
 pub mod module;
 pub mod notes;
@@ -13,6 +15,7 @@ pub mod share;
 pub mod snapshot;
 pub mod time;
 
+pub use access::Access;
 pub use bits::BucketBits;
 pub use cluster::{ConfigIdentity, ConfigVersion};
 pub use command::{Command, Reply, Wish};
@@ -23,4 +26,4 @@ pub use module::{ModuleId, ModuleInfo, ModuleState};
 pub use notes::Notes;
 pub use share::{Adjustments, Change, Follows, Generation, GenerationId, Share};
 pub use snapshot::Snapshot;
-pub use time::{Instant, Timing};
+pub use time::{Instant, Timing, WallTime};

@@ -141,6 +141,19 @@ pub enum Verb {
     Forcestop,
 }
 
+impl Verb {
+    /// The word of the command line.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+            Self::Stopstart => "stopstart",
+            Self::Forcestop => "forcestop",
+        }
+    }
+}
+
 /// A script of a module; which run at which transition is in `engine/module`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

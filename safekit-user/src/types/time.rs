@@ -1,9 +1,10 @@
 //! A point on the kernel's boot clock, and the spans that a cluster agrees on.
 
+use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Nanoseconds of `CLOCK_BOOTTIME`: monotonic, and it counts suspended time. Only `driver/clock.rs` reads it;
 /// engines get it as a value, so a simulation can hand out its own.
@@ -28,6 +29,57 @@ impl Sub<Duration> for Instant {
     type Output = Self;
     fn sub(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(nanos(span)))
+    }
+}
+
+/// A point of the world's calendar, to the millisecond, in UTC. For people and files only: it may jump, so nothing is
+/// decided by it. Written as RFC 3339: `2026-11-23T08:18:37.042Z`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WallTime(jiff::Timestamp);
+
+impl WallTime {
+    /// None beyond the calendar's years.
+    pub fn of_unix_ms(ms: i64) -> Option<Self> {
+        jiff::Timestamp::from_millisecond(ms).ok().map(Self)
+    }
+
+    pub fn unix_ms(self) -> i64 {
+        self.0.as_millisecond()
+    }
+
+    /// Time from `earlier` to `self`, zero when `earlier` lies ahead.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.unix_ms() - earlier.unix_ms()).unwrap_or(0))
+    }
+
+    /// The start of the calendar where the span leads beyond it.
+    pub fn before(self, span: Duration) -> Self {
+        let span = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        Self::of_unix_ms(self.unix_ms().saturating_sub(span)).unwrap_or_default()
+    }
+
+    /// In the time zone of this machine, with its distance from UTC: `2026-11-23 09:18:37.042 +01:00`.
+    pub fn local(self) -> String {
+        self.0.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S%.3f %:z").to_string()
+    }
+}
+
+impl fmt::Display for WallTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3}", self.0)
+    }
+}
+
+impl Serialize for WallTime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for WallTime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(serde::de::Error::custom)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod adjust;
 pub mod check;
 pub mod config;
 pub mod doctor;
+pub mod events;
 pub mod farm;
 pub mod keygen;
 pub mod module;
@@ -57,6 +58,10 @@ pub enum Verb {
     Undrain(adjust::UndrainArgs),
     /// Change a node's part of a module's traffic.
     Weight(adjust::WeightArgs),
+    /// What happened on a node, and why.
+    Events(events::EventsArgs),
+    /// Who ordered what, and how it ended.
+    Audit(events::AuditArgs),
     /// Restart the daemon with the program and configuration of today; live connections go on.
     Reload(reload::ReloadArgs),
     /// Look into a farm: who owns what, and why.

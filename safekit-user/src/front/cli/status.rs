@@ -56,8 +56,14 @@ fn show(args: &StatusArgs) -> Result<Exit, Error> {
 }
 
 fn print(args: &StatusArgs, reply: Reply, out: &mut impl Write) -> Result<Exit, Error> {
-    let Reply::Status { snapshot } = reply else { return Err(Error::Unexpected) };
-    let mut snapshot = *snapshot;
+    let mut snapshot = match reply {
+        Reply::Status { snapshot } => *snapshot,
+        Reply::Refused { error, next_step } => {
+            eprintln!("error: {error}\nnext: {next_step}");
+            return Ok(Exit::Failed);
+        }
+        _ => return Err(Error::Unexpected),
+    };
     if let Some(module) = &args.module {
         let known: Vec<String> = names(&snapshot);
         snapshot.farms.retain(|farm| farm.module == *module);
