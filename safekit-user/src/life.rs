@@ -13,6 +13,7 @@ use safekit::config::{self, Config};
 use safekit::driver::cluster::Cluster;
 use safekit::driver::daemon::{Life, Running, pin_dir};
 use safekit::driver::datapath;
+use safekit::driver::modules::Modules;
 use safekit::driver::supervise::{Asked, Beating, DaemonFiles, Outcome, Signals, Supervisor};
 use safekit::engine::doctor::facts::Facts;
 use safekit::front::cli::DaemonArgs;
@@ -22,6 +23,7 @@ use safekit::types::{BootId, ConfigIdentity, NodeId, Snapshot};
 use tokio::sync::mpsc;
 
 mod desk;
+mod modules;
 
 use desk::Desk;
 
@@ -101,6 +103,7 @@ fn child(args: &DaemonArgs, boot: &str) -> anyhow::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
     let files = DaemonFiles { config: args.config.clone(), node: args.node.clone() };
     let (config, key, me) = read(&files)?;
+    let health = modules::health(&config, me, &args.state_dir);
     let life = Life {
         config,
         key,
@@ -108,7 +111,7 @@ fn child(args: &DaemonArgs, boot: &str) -> anyhow::Result<()> {
         boot: parse_boot(boot)?,
         pin_dir: pin_dir(&args.run_dir),
         state_dir: args.state_dir.clone(),
-        health: Vec::new(),
+        health,
     };
     std::fs::write(args.run_dir.join("daemon.pid"), format!("{}\n", std::process::id()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -122,44 +125,65 @@ async fn live(life: Life, run_dir: &Path, identity: ConfigIdentity) -> anyhow::R
     let mut signals = Signals::install()?;
     let drain_max = life.config.drain_timeout();
     let (config, me, keys) = (Arc::new(life.config.clone()), life.me, [life.key.clone()]);
+    let state_dir = life.state_dir.clone();
     let running = life.start().await?;
     let socket = run_dir.join("control.sock");
     let listener =
         control::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
-    let (cluster, passed_on) = Cluster::start(config, me, &keys, identity);
-    let snapshots = desk::with_links(running.snapshots.clone(), cluster.clone());
+    let (cluster, passed_on) = Cluster::start(Arc::clone(&config), me, &keys, identity);
+    let modules = modules::start(&config, me, &state_dir, &running, &cluster);
+    let snapshots = desk::complete(running.snapshots.clone(), cluster.clone(), modules.board.infos());
     tokio::spawn(control::serve(listener, snapshots.clone(), questions));
-    let desk = Desk { inbox: running.inbox.clone(), snapshots, cluster };
+    let desk = Desk { inbox: running.inbox.clone(), snapshots, cluster, modules: modules.clone() };
     tokio::spawn(desk.serve(asked, passed_on));
-    until_left(running, drain_max, &mut signals).await
+    until_left(running, drain_max, &modules, &mut signals).await
 }
 
-/// The first request to stop waits for connections, the second does not.
-async fn until_left(running: Running, drain_max: Duration, signals: &mut Signals) -> anyhow::Result<()> {
+/// The first request to stop stops the modules, and then waits for connections; the second waits for nothing.
+async fn until_left(
+    running: Running,
+    drain_max: Duration,
+    modules: &Modules,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
     let inbox = running.inbox.clone();
     let handing_over = AtomicBool::new(false);
     let ended = running.ended(&handing_over);
     tokio::pin!(ended);
-    let mut asked = false;
+    let mut asked = None;
+    let mut modules_done = false;
     loop {
+        let modules_end = async {
+            match asked {
+                None => std::future::pending().await,
+                Some(Asked::HandOver) => modules.hand_over().await,
+                Some(Asked::Stop) => modules.shut_down("the daemon is stopped").await,
+            }
+        };
         tokio::select! {
             result = &mut ended => {
                 result?;
-                return if asked { Ok(()) } else { bail!("the heartbeat thread ended without being asked") };
+                return if asked.is_some() { Ok(()) } else { bail!("the heartbeat thread ended without being asked") };
             }
-            next = signals.next() => match next {
-                Asked::HandOver => {
-                    handing_over.store(true, Ordering::Release);
-                    safekit::driver::daemon::hand_over(&inbox).await;
+            next = signals.next() => {
+                // A second word, of whatever kind, means now.
+                if asked.is_some() {
+                    safekit::driver::daemon::leave(&inbox, Duration::ZERO).await;
+                } else {
+                    handing_over.store(next == Asked::HandOver, Ordering::Release);
+                    asked = Some(next);
                 }
-                Asked::Stop => {
-                    let patience = if asked { Duration::ZERO } else { drain_max };
-                    safekit::driver::daemon::leave(&inbox, patience).await;
+            }
+            () = modules_end, if !modules_done => {
+                modules_done = true;
+                if asked == Some(Asked::HandOver) {
+                    safekit::driver::daemon::hand_over(&inbox).await;
+                } else {
+                    safekit::driver::daemon::leave(&inbox, drain_max).await;
                 }
             }
         }
-        asked = true;
     }
 }
 

@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod load;
 mod members;
+mod modules;
 mod multicast;
 mod probe;
 mod reload;

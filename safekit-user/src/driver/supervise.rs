@@ -190,7 +190,7 @@ impl Supervisor {
         signals: &mut Signals,
     ) -> Result<Ended, Error> {
         tell(&child, rustix::process::Signal::TERM);
-        let patience = self.config.drain_timeout() + LEAVE_MARGIN;
+        let patience = self.config.drain_timeout() + self.config.stop_timeout() + LEAVE_MARGIN;
         let left = tokio::select! {
             left = timeout(patience, child.wait()) => left.ok(),
             () = signals.stop() => {

@@ -11,3 +11,4 @@ pub mod health;
 pub mod module;
 pub mod probe;
 pub mod reach;
+pub mod rules;

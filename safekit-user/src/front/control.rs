@@ -31,8 +31,8 @@ const OTHERS_TIMEOUT: Duration = Duration::from_secs(4);
 /// A watching screen needs no more.
 const WATCH_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
-/// A command that the engine's owner answers.
-pub type Question = (Command, oneshot::Sender<Reply>);
+/// A command, and who asks.
+pub type Question = (Command, String, oneshot::Sender<Reply>);
 
 /// Binds the socket, replacing one that a former life left behind. Group `safekit` may use it.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
@@ -116,10 +116,10 @@ async fn converse(
             Ok(Command::Watch) => return stream_snapshots(&mut writer, snapshots).await,
             Ok(Command::On { nodes, each, .. }) => {
                 let command = Command::On { nodes, each, by: user.clone() };
-                send(&mut writer, &ask(&questions, command, OTHERS_TIMEOUT).await).await?;
+                send(&mut writer, &ask(&questions, command, &user, OTHERS_TIMEOUT).await).await?;
             }
             Ok(command) => {
-                let reply = ask(&questions, command, ANSWER_TIMEOUT).await;
+                let reply = ask(&questions, command, &user, ANSWER_TIMEOUT).await;
                 send(&mut writer, &reply).await?;
             }
             Err(error) => {
@@ -145,10 +145,10 @@ async fn stream_snapshots(
     }
 }
 
-async fn ask(questions: &mpsc::Sender<Question>, command: Command, within: Duration) -> Reply {
+async fn ask(questions: &mpsc::Sender<Question>, command: Command, by: &str, within: Duration) -> Reply {
     let (answer, answered) = oneshot::channel();
     let asked = async {
-        questions.send((command, answer)).await.ok()?;
+        questions.send((command, by.to_owned(), answer)).await.ok()?;
         answered.await.ok()
     };
     match timeout(within, asked).await {

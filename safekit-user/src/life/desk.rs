@@ -7,11 +7,12 @@ use anyhow::Context as _;
 use safekit::driver::clock;
 use safekit::driver::cluster::{Asked, Cluster};
 use safekit::driver::inbox::{Inbox, Request};
+use safekit::driver::modules::{Modules, module_of};
 use safekit::front::control::Question;
 use safekit::types::cluster::LinksInfo;
 use safekit::types::command::{Answer, NodeAnswer};
 use safekit::types::snapshot::Warning;
-use safekit::types::{Command, NodeId, Reply, Snapshot};
+use safekit::types::{Command, Instant, ModuleInfo, NodeId, Reply, Snapshot};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -29,6 +30,7 @@ pub(super) struct Desk {
     pub(super) inbox: Inbox,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) cluster: Cluster,
+    pub(super) modules: Modules,
 }
 
 impl Desk {
@@ -42,23 +44,23 @@ impl Desk {
         let places = Arc::new(Semaphore::new(ANSWERING_MAX));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let (command, by, answer) = tokio::select! {
-                Some((command, answer)) = here.recv() => (command, None, answer),
-                Some(Asked { command, by, answer, .. }) = passed_on.recv() => (command, Some(by), answer),
+            let (command, by, passed_on, answer) = tokio::select! {
+                Some((command, by, answer)) = here.recv() => (command, by, false, answer),
+                Some(Asked { command, by, answer, .. }) = passed_on.recv() => (command, by, true, answer),
                 else => return,
             };
             let desk = Arc::clone(&desk);
             tokio::spawn(async move {
                 // A client that no longer waits needs no answer.
-                let _gone = answer.send(desk.answer(command, by.as_deref()).await);
+                let _gone = answer.send(desk.answer(command, &by, passed_on).await);
                 drop(place);
             });
         }
     }
 
-    /// `passed_on`: who asked on another node.
-    async fn answer(&self, command: Command, passed_on: Option<&str>) -> Reply {
-        if let Some(by) = passed_on {
+    /// `passed_on`: asked on another node.
+    async fn answer(&self, command: Command, by: &str, passed_on: bool) -> Reply {
+        if passed_on {
             tracing::info!(?command, by, "a command from another node");
         }
         match command {
@@ -66,13 +68,14 @@ impl Desk {
                 Reply::Status { snapshot: Box::new(Snapshot::clone(&self.snapshots.borrow())) }
             }
             Command::Reload => ask_parent_to_restart(),
-            Command::On { .. } if passed_on.is_some() => refused(
+            Command::On { .. } if passed_on => refused(
                 "a command that another node passed on is not passed on again",
                 "ask that node itself",
             ),
             Command::On { nodes, each, by } => self.on(&nodes, &each, &by).await,
             // Only the control socket has it: it never ends.
             Command::Watch => refused("only the node itself can be watched", "ask that node itself"),
+            command if module_of(&command).is_some() => self.ask_module(command, by).await,
             command => self.ask_engine(command).await,
         }
     }
@@ -98,7 +101,7 @@ impl Desk {
         let me = self.cluster.me();
         let mut answers = Vec::new();
         if names.is_empty() || names.iter().any(|name| name == config.name(me)) {
-            answers.push((me, Answer::Said(Box::pin(self.answer(each.clone(), None)).await)));
+            answers.push((me, Answer::Said(Box::pin(self.answer(each.clone(), by, false)).await)));
         }
         while let Some(Ok((node, answer))) = asked.join_next().await {
             let answer = match answer {
@@ -110,6 +113,18 @@ impl Desk {
         answers.sort_by_key(|(node, _)| *node);
         let named = |(node, answer)| NodeAnswer { node: config.name(node).to_owned(), answer };
         Reply::ByNode { answers: answers.into_iter().map(named).collect() }
+    }
+
+    async fn ask_module(&self, command: Command, by: &str) -> Reply {
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            self.modules.ask(command, by.to_owned(), answer).await;
+            answered.await
+        };
+        match timeout(OWN_THREAD, asked).await {
+            Ok(Ok(reply)) => reply,
+            _ => refused("the module does not answer: the daemon is stopping or stuck", "look at its log"),
+        }
     }
 
     async fn ask_engine(&self, command: Command) -> Reply {
@@ -139,24 +154,34 @@ pub(super) fn ask_parent_to_restart() -> Reply {
     }
 }
 
-/// Snapshots of the heartbeat thread, with what the connections to other nodes know.
-pub(super) fn with_links(
+/// Snapshots of the heartbeat thread, with what the modules and the connections to other nodes know.
+pub(super) fn complete(
     mut plain: watch::Receiver<Arc<Snapshot>>,
     cluster: Cluster,
+    mut modules: watch::Receiver<Arc<Vec<ModuleInfo>>>,
 ) -> watch::Receiver<Arc<Snapshot>> {
-    let joined = move |plain: &Arc<Snapshot>, links: LinksInfo| {
+    let joined = move |plain: &Arc<Snapshot>, links: LinksInfo, modules: &Arc<Vec<ModuleInfo>>| {
         let mut snapshot = Snapshot::clone(plain);
+        age(&mut snapshot, clock::now());
+        snapshot.modules = modules.to_vec();
         snapshot.warnings.extend(other_configurations(&links));
         snapshot.links = links;
         Arc::new(snapshot)
     };
-    let (sender, receiver) = watch::channel(joined(&plain.borrow_and_update(), cluster.info()));
+    let first = joined(&plain.borrow_and_update(), cluster.info(), &modules.borrow_and_update());
+    let (sender, receiver) = watch::channel(first);
     tokio::spawn(async move {
         loop {
-            if let Ok(Err(_)) = timeout(FRESH, plain.changed()).await {
+            let news = async {
+                tokio::select! {
+                    news = plain.changed() => news,
+                    news = modules.changed() => news,
+                }
+            };
+            if let Ok(Err(_)) = timeout(FRESH, news).await {
                 return;
             }
-            let next = joined(&plain.borrow_and_update(), cluster.info());
+            let next = joined(&plain.borrow_and_update(), cluster.info(), &modules.borrow_and_update());
             sender.send_replace(next);
         }
     });
@@ -177,4 +202,13 @@ fn other_configurations(links: &LinksInfo) -> Option<Warning> {
         what: format!("{} {verb} with another configuration than this node", names.join(", ")),
         remedy: "on the node that has the right one: `safekit config apply FILE`".to_owned(),
     })
+}
+
+/// What is shown later than it was taken is older by that.
+fn age(snapshot: &mut Snapshot, now: Instant) {
+    let later = u64::try_from(now.since(snapshot.taken).as_millis()).unwrap_or(u64::MAX);
+    for heard in snapshot.nodes.iter_mut().filter_map(|node| node.heard_ms.as_mut()) {
+        *heard = heard.saturating_add(later);
+    }
+    snapshot.taken = snapshot.taken.max(now);
 }

@@ -6,6 +6,7 @@ use super::keeper::Keeper;
 use super::{Level, word};
 use crate::driver::clock;
 use crate::engine::module::Input;
+use crate::engine::rules::Sight;
 use crate::types::module::Maintenance;
 use crate::types::{Command, Reply};
 
@@ -28,16 +29,15 @@ impl Keeper {
                 Err(error) => refused(&error.to_string(), &self.name_one_of_the_checks()),
             },
             Command::Resource { name, .. } => self.resource(&name),
-            Command::SetResource { name, state, .. } => {
-                match self.resources.set(&name, state, &by, "", now) {
-                    Ok(()) => self.resource(&name),
-                    Err(error) => refused(&error.to_string(), "a name is class.name, as in custom.backup"),
-                }
-            }
+            Command::SetResource { name, state, .. } => match self.resources.set(&name, state, &by, now) {
+                Ok(()) => self.resource(&name),
+                Err(error) => refused(&error.to_string(), "a name is class.name, as in custom.backup"),
+            },
             Command::Rules { .. } => {
                 let remotes = self.remote_states();
+                let state = self.automaton.state();
                 Reply::Rules {
-                    rules: self.book.explain(&self.resources, self.automaton.state(), &remotes),
+                    rules: self.book.explain(Sight { resources: &self.resources, state, remotes: &remotes }),
                 }
             }
             _ => refused("this command is not about a module", "report this as a defect"),

@@ -345,7 +345,14 @@ impl Automaton {
             Phase::Stopped | Phase::Delayed(_) => Found::Down,
             Phase::Up => Found::Up,
             Phase::Held if !self.started => Found::Down,
-            _ => Found::Unknown,
+            Phase::Held
+            | Phase::Raising
+            | Phase::Starting
+            | Phase::Opening(_)
+            | Phase::Closing(_)
+            | Phase::Stopping
+            | Phase::Lowering
+            | Phase::RestartingServices => Found::Unknown,
         };
         let saved = Saved {
             wanted: self.wanted,

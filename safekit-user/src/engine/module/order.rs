@@ -79,7 +79,7 @@ mod tests {
             StartPrim => StopPrim,
             StartSec => StopSec,
             StartSecond => StopSecond,
-            other => other,
+            Prestart | Poststop | Transition | StopBoth | StopPrim | StopSec | StopSecond => script,
         };
         for role in [Role::Up, Role::Alone, Role::Prim, Role::Second] {
             let mut started: Vec<Script> =

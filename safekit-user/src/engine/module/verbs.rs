@@ -79,7 +79,7 @@ impl Automaton {
             Verb::Stop => self.stop(Then::Stop, "stop", &format!("stopped by {by}")),
             Verb::Restart => self.again(Then::Restart, "restart", &format!("restarted by {by}")),
             Verb::Stopstart => {
-                self.again(Then::Stopstart, "stopstart", &format!("stopped and started by {by}"))
+                self.again(Then::Stopstart, "stopstart", &format!("stopped and started by {by}"));
             }
             Verb::Forcestop => self.force(&format!("stopped by force by {by}")),
         }
