@@ -3,6 +3,7 @@
 pub mod announce;
 pub mod audit;
 pub mod census;
+pub mod check;
 pub mod clock;
 pub mod cluster;
 pub mod connections;

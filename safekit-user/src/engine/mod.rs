@@ -4,6 +4,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 pub mod audit;
+pub mod check;
 pub mod doctor;
 pub mod farm;
 pub mod groups;
