@@ -10,6 +10,7 @@ pub mod config;
 pub mod doctor;
 pub mod farm;
 pub mod keygen;
+pub mod place;
 pub mod reload;
 pub mod status;
 pub mod wait;
