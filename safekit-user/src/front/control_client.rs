@@ -144,6 +144,12 @@ impl Client {
         }
     }
 
+    /// The same with another deadline.
+    pub fn ask_within(&mut self, command: &Command, within: Duration) -> Result<Reply, Error> {
+        self.send(command)?;
+        self.receive(within)
+    }
+
     pub fn send(&mut self, command: &Command) -> Result<(), Error> {
         let mut line = serde_json::to_vec(command).expect("a command is plain data");
         line.push(b'\n');

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use safekit::driver::clock;
-use safekit::driver::cluster::{Asked, Cluster};
+use safekit::driver::cluster::{Asked, Cluster, applier};
 use safekit::driver::inbox::{Inbox, Request};
 use safekit::front::control::Question;
-use safekit::types::cluster::LinksInfo;
+use safekit::types::cluster::{ApplyMessage, LinksInfo};
 use safekit::types::command::{Answer, NodeAnswer};
 use safekit::types::snapshot::Warning;
 use safekit::types::{Command, NodeId, Reply, Snapshot};
@@ -19,9 +19,11 @@ use tokio::time::timeout;
 /// Questions that are being answered; more wait in their clients' tasks.
 const ANSWERING_MAX: usize = 64;
 /// Shorter than what the client on the control socket waits.
-const OTHER_NODE: Duration = Duration::from_secs(3);
+pub(super) const OTHER_NODE: Duration = Duration::from_secs(3);
 /// The heartbeat thread answers from memory.
 const OWN_THREAD: Duration = Duration::from_secs(2);
+/// All nodes are asked twice, each time with a deadline of its own.
+const APPLIER: Duration = Duration::from_secs(6);
 /// Ages on the screen are never older.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -29,6 +31,7 @@ pub(super) struct Desk {
     pub(super) inbox: Inbox,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) cluster: Cluster,
+    pub(super) applier: mpsc::Sender<applier::Request>,
 }
 
 impl Desk {
@@ -44,21 +47,25 @@ impl Desk {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let (command, by, answer) = tokio::select! {
                 Some((command, answer)) = here.recv() => (command, None, answer),
-                Some(Asked { command, by, answer, .. }) = passed_on.recv() => (command, Some(by), answer),
+                Some(Asked { command, by, from, answer }) = passed_on.recv() => {
+                    (command, Some((from, by)), answer)
+                }
                 else => return,
             };
             let desk = Arc::clone(&desk);
             tokio::spawn(async move {
                 // A client that no longer waits needs no answer.
-                let _gone = answer.send(desk.answer(command, by.as_deref()).await);
+                let _gone = answer.send(desk.answer(command, by).await);
                 drop(place);
             });
         }
     }
 
     /// `passed_on`: who asked on another node.
-    async fn answer(&self, command: Command, passed_on: Option<&str>) -> Reply {
-        if let Some(by) = passed_on {
+    async fn answer(&self, command: Command, passed_on: Option<(NodeId, String)>) -> Reply {
+        if let Some((_, by)) = &passed_on
+            && !matches!(command, Command::Status | Command::Agree { .. })
+        {
             tracing::info!(?command, by, "a command from another node");
         }
         match command {
@@ -73,6 +80,23 @@ impl Desk {
             Command::On { nodes, each, by } => self.on(&nodes, &each, &by).await,
             // Only the control socket has it: it never ends.
             Command::Watch => refused("only the node itself can be watched", "ask that node itself"),
+            Command::ConfigApply { text, dry_run, by } => {
+                let user = format!("{by} on {}", self.cluster.config().name(self.cluster.me()));
+                self.ask_applier(|answer| applier::Request::Propose { text, user, dry_run, answer }).await
+            }
+            Command::ConfigText { number } => {
+                self.ask_applier(|answer| applier::Request::Text { number, answer }).await
+            }
+            Command::ConfigHistory => self.ask_applier(|answer| applier::Request::History { answer }).await,
+            Command::KeyRotate if passed_on.is_some() => {
+                refused("the key is changed from the node that is asked", "ask that node itself")
+            }
+            Command::KeyRotate => self.rotate().await,
+            Command::KeyStep { step } if passed_on.is_some() => self.key_step(&step),
+            Command::KeyStep { .. } => {
+                refused("only nodes say that to each other", "use `safekit keygen --rotate`")
+            }
+            Command::Agree { message } => self.agree(message, passed_on).await,
             command @ (Command::Explain { .. } | Command::Adjust { .. }) => self.ask_engine(command).await,
         }
     }
@@ -112,6 +136,30 @@ impl Desk {
         Reply::ByNode { answers: answers.into_iter().map(named).collect() }
     }
 
+    async fn ask_applier(&self, request: impl FnOnce(oneshot::Sender<Reply>) -> applier::Request) -> Reply {
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            self.applier.send(request(answer)).await.ok()?;
+            answered.await.ok()
+        };
+        match timeout(APPLIER, asked).await {
+            Ok(Some(reply)) => reply,
+            Ok(None) | Err(_) => {
+                refused("the daemon is stopping or stuck", "look at its log, then try again")
+            }
+        }
+    }
+
+    async fn agree(&self, message: ApplyMessage, passed_on: Option<(NodeId, String)>) -> Reply {
+        let Some((from, _)) = passed_on else {
+            return refused("only nodes say that to each other", "use `safekit config apply FILE`");
+        };
+        match self.applier.send(applier::Request::Message { from, message }).await {
+            Ok(()) => Reply::Accepted { at: clock::now() },
+            Err(_) => refused("the daemon is stopping", "try again in a moment"),
+        }
+    }
+
     async fn ask_engine(&self, command: Command) -> Reply {
         let (answer, answered) = oneshot::channel();
         let posted = self.inbox.post(Request::Question(command, answer));
@@ -122,7 +170,7 @@ impl Desk {
     }
 }
 
-fn refused(error: &str, next_step: &str) -> Reply {
+pub(super) fn refused(error: &str, next_step: &str) -> Reply {
     Reply::Refused { error: error.to_owned(), next_step: next_step.to_owned() }
 }
 

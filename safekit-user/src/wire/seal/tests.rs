@@ -33,6 +33,28 @@ fn what_was_sealed_comes_out() {
     assert_eq!(opener.refused_total(), 0);
 }
 
+/// Accept, send, forget: at no step is a datagram refused that somebody may send then.
+#[test]
+fn the_key_changes_under_way() {
+    let new = (0..).map(|byte| ClusterKey::new([byte; 32])).find(|key| key_id(key) != key_id(&KEY)).unwrap();
+    let mut sealer = Sealer::new(&KEY, "shop", SENDER, BOOT);
+    let mut opener = opener();
+    let mut opens = |sealer: &mut Sealer, opener: &mut Opener, seq| {
+        let mut datagram = Vec::new();
+        sealer.seal(Seq(seq), BODY, &mut datagram);
+        opener.open(&mut datagram).map(|(_, body)| body.to_vec())
+    };
+    assert_eq!(opens(&mut sealer, &mut opener, 1).as_deref(), Ok(BODY));
+    opener.accept(&[KEY, new.clone()]);
+    assert_eq!(opens(&mut sealer, &mut opener, 2).as_deref(), Ok(BODY));
+    sealer.switch(&new);
+    assert_eq!(opens(&mut sealer, &mut opener, 3).as_deref(), Ok(BODY));
+    opener.accept(&[new]);
+    assert_eq!(opens(&mut sealer, &mut opener, 4).as_deref(), Ok(BODY));
+    sealer.switch(&KEY);
+    assert_eq!(opens(&mut sealer, &mut opener, 5), Err(Refused::NotAuthentic));
+}
+
 #[test]
 fn the_body_is_hidden() {
     let datagram = sealed(1, BODY);
