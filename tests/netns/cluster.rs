@@ -214,6 +214,31 @@ fn the_cluster_key_is_changed_under_traffic_and_nobody_notices() -> anyhow::Resu
     Ok(())
 }
 
+#[test]
+fn a_node_with_another_key_is_refused_counted_and_named() -> anyhow::Result<()> {
+    let Some(_lab) = lab::enter() else { return Ok(()) };
+    let mut farm = Farm::idle(&lab::binary()?, 3)?;
+    let key = farm.own_config(N3).with_extension("key");
+    safekit::front::demo::farm::write_key(&key)?;
+    let text = std::fs::read_to_string(farm.config())?;
+    std::fs::write(farm.own_config(N3), text.replace("cluster.key", "n3.key"))?;
+    for node in farm.ids() {
+        farm.start(node)?;
+    }
+    lab::wait_until("both sides have counted", PATIENCE, || {
+        [(N1, "n3 ("), (N3, "n")].into_iter().all(|(node, last)| {
+            let refused = farm.sight(node).snapshot.map(|it| it.links.refused).unwrap_or_default();
+            refused.iter().any(|it| it.reason.contains("key") && it.last.starts_with(last))
+        })
+    })?;
+    let status = ask(&farm, N1, &["status", "--all"])?;
+    let words = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert_eq!(status.status.code(), Some(4), "{words}");
+    assert!(words.contains("── n3\nunreachable: ") && words.contains("another cluster key"), "{words}");
+    assert!(words.contains("refused connections of nodes: "), "{words}");
+    Ok(())
+}
+
 /// Every node has a file of its own, as on machines of their own.
 fn with_own_files() -> anyhow::Result<Farm> {
     let mut farm = Farm::idle(&lab::binary()?, 3)?;

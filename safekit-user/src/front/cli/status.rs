@@ -122,6 +122,12 @@ pub fn table(snapshot: &Snapshot) -> String {
     }
     text += "\n";
     text += &heartbeat(snapshot);
+    for refused in &snapshot.links.refused {
+        text += &format!(
+            "refused connections of nodes: {} times {}, last of {}\n",
+            refused.count, refused.reason, refused.last
+        );
+    }
     text
 }
 

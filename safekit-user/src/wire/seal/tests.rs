@@ -39,7 +39,7 @@ fn the_key_changes_under_way() {
     let new = (0..).map(|byte| ClusterKey::new([byte; 32])).find(|key| key_id(key) != key_id(&KEY)).unwrap();
     let mut sealer = Sealer::new(&KEY, "shop", SENDER, BOOT);
     let mut opener = opener();
-    let mut opens = |sealer: &mut Sealer, opener: &mut Opener, seq| {
+    let opens = |sealer: &mut Sealer, opener: &mut Opener, seq| {
         let mut datagram = Vec::new();
         sealer.seal(Seq(seq), BODY, &mut datagram);
         opener.open(&mut datagram).map(|(_, body)| body.to_vec())
@@ -169,7 +169,7 @@ fn a_flood_of_invented_boots_displaces_no_key() {
         datagram[13..21].copy_from_slice(&invented.to_be_bytes());
         assert_eq!(opener.open(&mut datagram).unwrap_err(), Refused::NotAuthentic);
     }
-    let kept: Vec<BootId> = opener.boots.iter().flatten().flatten().map(|(boot, _)| *boot).collect();
+    let kept: Vec<BootId> = opener.boots.iter().flatten().flatten().map(|it| it.boot).collect();
     assert_eq!(kept, [BOOT]);
 }
 
@@ -179,7 +179,7 @@ fn the_keys_of_the_newest_boots_are_kept_and_older_ones_still_open() {
     for life in [1, 2, 3, 1] {
         opener.open(&mut sealed_by(SENDER, BootId([life; 16]), 1, BODY)).unwrap();
     }
-    let kept: Vec<u8> = opener.boots[2].iter().flatten().map(|(boot, _)| boot.0[0]).collect();
+    let kept: Vec<u8> = opener.boots[2].iter().flatten().map(|it| it.boot.0[0]).collect();
     assert_eq!(kept, [1, 3]);
 }
 
