@@ -87,7 +87,10 @@ mod tests {
             let mut bytes = seeds[random.usize(..seeds.len())].clone();
             bytes.extend_from_slice(&seeds[random.usize(..seeds.len())][1..]);
             for _ in 0..random.usize(..4) {
-                let place = random.usize(..bytes.len());
+                let place = random.usize(..bytes.len().max(1));
+                if bytes.len() < 2 {
+                    break;
+                }
                 match random.u8(..3) {
                     0 => bytes[place] = random.u8(..),
                     1 => drop(bytes.remove(place)),
