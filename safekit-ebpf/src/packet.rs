@@ -323,12 +323,16 @@ pub fn parse_neighbour(frame: &impl Frame, ip: &Ip) -> Option<Neighbour> {
     {
         return None;
     }
-    let target = message.target;
+    let target = Address(u64::from_be(message.target[0]), u64::from_be(message.target[1]));
+    if target.is_mapped_v4() {
+        // It would read as the IPv4 address, about which nobody asks this way.
+        return None;
+    }
     Some(Neighbour {
         offset: ip.offset,
         solicitation: message.kind == NEIGHBOUR_SOLICITATION,
         sender: ip.source,
-        target: Address(u64::from_be(target[0]), u64::from_be(target[1])),
+        target,
     })
 }
 

@@ -112,6 +112,7 @@ fn child(args: &DaemonArgs, boot: &str) -> anyhow::Result<()> {
         boot: parse_boot(boot)?,
         pin_dir: pin_dir(&args.run_dir),
         state_dir: args.state_dir.clone(),
+        health: Vec::new(),
     };
     std::fs::write(args.run_dir.join("daemon.pid"), format!("{}\n", std::process::id()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use safekit::front::cli::{self, Cli, Verb};
 use safekit::front::demo;
+use safekit::types::module::Verb::{Forcestop, Restart, Start, Stop, Stopstart};
 
 mod life;
 
@@ -17,6 +18,14 @@ fn main() -> ExitCode {
         Verb::Daemon(args) => life::daemon(&args),
         Verb::Status(args) => cli::status::run(&args),
         Verb::Wait(args) => cli::wait::run(&args),
+        Verb::Start(args) => cli::module::run(&args, Start),
+        Verb::Stop(args) => cli::module::run(&args, Stop),
+        Verb::Restart(args) => cli::module::run(&args, Restart),
+        Verb::Stopstart(args) => cli::module::run(&args, Stopstart),
+        Verb::Forcestop(args) => cli::module::run(&args, Forcestop),
+        Verb::Check(args) => cli::check::run(&args),
+        Verb::Resource(args) => cli::resource::run(&args),
+        Verb::Module(args) => cli::module::module(&args),
         Verb::Drain(args) => cli::adjust::drain(&args),
         Verb::Undrain(args) => cli::adjust::undrain(&args),
         Verb::Weight(args) => cli::adjust::weight(&args),

@@ -4,6 +4,7 @@
 mod attach;
 mod corpus;
 mod guard;
+mod known;
 mod mutation;
 mod notes;
 mod oracle;

@@ -14,10 +14,10 @@ use safekit_tests::packets::{ACK, RST, SYN};
 use safekit_tests::rows::{CLIENT, CLIENT6, v4, v6};
 use safekit_tests::wire::Wire;
 
-const PORT: u16 = 40_000;
+pub(crate) const PORT: u16 = 40_000;
 
 /// The virtual IPs and the client are all local, so that both ends of a connection live here.
-fn addresses() -> Result<()> {
+pub(crate) fn addresses() -> Result<()> {
     for line in [format!("address add {VIP}/32 dev lo"), format!("address add {CLIENT}/32 dev lo")] {
         ip(&line)?;
     }
@@ -27,7 +27,7 @@ fn addresses() -> Result<()> {
     Ok(())
 }
 
-fn connected(client: IpAddr, port: u16, server: IpAddr) -> Result<OwnedFd> {
+pub(crate) fn connected(client: IpAddr, port: u16, server: IpAddr) -> Result<OwnedFd> {
     let family = if client.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let end = socket(family, SocketType::STREAM, None)?;
     sockopt::set_socket_reuseaddr(&end, true)?;

@@ -116,6 +116,11 @@ fn without_yielding_to_strangers_of_another_generation_nodes_own_twice() {
 }
 
 #[test]
+fn without_closing_a_node_whose_application_is_down_gets_sessions() {
+    check_needed(Rules { closing: false, ..Rules::ALL });
+}
+
+#[test]
 fn without_the_rule_for_the_deaf_a_broken_receiver_keeps_its_share() {
     assert!(unheard_ms(1, Rules { deaf: false, ..Rules::ALL }) > 500.0);
     assert!(unheard_ms(1, Rules::ALL) < 200.0);

@@ -25,7 +25,7 @@ use crate::engine::farm::{Engine, HOLD, Input, Rules, Setup};
 use crate::engine::groups::groups;
 use crate::engine::reach::Reach;
 use crate::types::snapshot::VirtualIpInfo;
-use crate::types::{BootId, Generation, KeyRing, NodeId, Snapshot};
+use crate::types::{BootId, Generation, GroupId, KeyRing, NodeId, Snapshot};
 use crate::wire::seal::{Opener, Sealer, derive_hash_key};
 
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +58,8 @@ pub struct Life {
     pub boot: BootId,
     pub pin_dir: PathBuf,
     pub state_dir: PathBuf,
+    /// How well the applications of this node are, by rule group.
+    pub health: Vec<(GroupId, u8)>,
 }
 
 /// A daemon that is up.
@@ -207,6 +209,7 @@ impl Life {
             seed: u64::from_le_bytes(self.boot.0[..8].try_into().expect("a boot id has sixteen bytes")),
             hold: HOLD,
             generation,
+            health: self.health.clone(),
             rules: Rules::ALL,
         }
     }

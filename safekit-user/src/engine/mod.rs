@@ -9,5 +9,6 @@ pub mod doctor;
 pub mod farm;
 pub mod groups;
 pub mod health;
+pub mod module;
 pub mod probe;
 pub mod reach;

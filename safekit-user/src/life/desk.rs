@@ -97,7 +97,7 @@ impl Desk {
                 refused("only nodes say that to each other", "use `safekit keygen --rotate`")
             }
             Command::Agree { message } => self.agree(message, passed_on).await,
-            command @ (Command::Explain { .. } | Command::Adjust { .. }) => self.ask_engine(command).await,
+            command => self.ask_engine(command).await,
         }
     }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::cluster::{ApplyMessage, ConfigEntry, ConfigVersion, Effect};
+use super::module::{Action, ResourceInfo, ResourceState, Verb};
 use super::{Bucket, Instant, KeyStep, Snapshot, ViewId};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +20,18 @@ pub enum Command {
     /// Another share of the traffic. Answered by [`Reply::Accepted`] before it has taken effect, or, as a question
     /// only, by [`Reply::Preview`].
     Adjust { wish: Wish, dry_run: bool },
+    /// Start or stop a module of this node. Answered by [`Reply::Accepted`] before it has taken effect.
+    Module { module: String, verb: Verb },
+    /// Answered by [`Reply::Resource`].
+    Resource { module: String, name: String },
+    /// An operator or a program knows better. Answered by [`Reply::Resource`].
+    SetResource { module: String, name: String, state: ResourceState },
+    /// What a program found that reports for a custom check. Answered by [`Reply::Accepted`].
+    Report { module: String, check: String, state: ResourceState },
+    /// Maintenance: checks are off, for a while or until they are switched on. Answered by [`Reply::Accepted`].
+    Checks { module: String, on: bool, for_ms: Option<u64> },
+    /// Which failover rules hold, and why. Answered by [`Reply::Rules`].
+    Rules { module: String },
     /// Restart the daemon with the program and the configuration of today, under a filter that stays. Answered by
     /// [`Reply::Accepted`] before the daemon ends.
     Reload,
@@ -104,6 +117,14 @@ pub enum Reply {
     Preview {
         preview: Preview,
     },
+    Resource {
+        resource: ResourceInfo,
+        /// The newest last; bounded.
+        history: Vec<ResourceChange>,
+    },
+    Rules {
+        rules: Vec<RuleState>,
+    },
     ByNode {
         answers: Vec<NodeAnswer>,
     },
@@ -133,6 +154,29 @@ pub enum Reply {
         error: String,
         next_step: String,
     },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceChange {
+    pub at: Instant,
+    pub state: ResourceState,
+    pub by: String,
+}
+
+/// A failover rule at this moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleState {
+    pub name: String,
+    /// `default`, `check` or `configured`.
+    pub origin: String,
+    pub when: String,
+    pub action: Action,
+    /// None: undecided, because a resource in it is not known yet.
+    pub holds: Option<bool>,
+    /// The values that decide: `tcp.http is up`.
+    pub because: Vec<String>,
 }
 
 /// What a change would do.

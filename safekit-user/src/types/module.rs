@@ -114,6 +114,21 @@ pub enum Action {
     None,
 }
 
+impl Action {
+    /// The word of the configuration file.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::RestartService => "restart_service",
+            Self::Stopstart => "stopstart",
+            Self::Stop => "stop",
+            Self::Wait => "wait",
+            Self::Swap => "swap",
+            Self::None => "none",
+        }
+    }
+}
+
 /// What an operator asks of a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -7,6 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use safekit::driver::clock;
 use safekit::front::demo::topology::node_name;
 use safekit::types::NodeId;
+use safekit::types::snapshot::MemberState;
 
 use super::ledger::Held;
 use super::options::Scenario;
@@ -241,9 +242,18 @@ impl Stage<'_> {
     pub(super) fn weigh(&mut self, node: NodeId, weight: u32) -> anyhow::Result<()> {
         let (name, weight) = (node_name(node), weight.to_string());
         self.act(format!("safekit weight www {name} {weight}"));
-        let asked = self.farm.ids().find(|it| self.farm.runs_daemon(*it)).context("a daemon runs")?;
+        let asked = self.somebody_to_ask()?;
         self.verbs.run(&self.farm, asked, &["weight", "www", &name, &weight])?;
         Ok(())
+    }
+
+    /// A daemon that is neither starting nor about to end.
+    pub(super) fn somebody_to_ask(&self) -> anyhow::Result<NodeId> {
+        let serves = |node: &NodeId| {
+            let sight = self.farm.sight(*node);
+            sight.connected && sight.snapshot.is_some_and(|snapshot| snapshot.state == MemberState::Active)
+        };
+        self.farm.ids().filter(serves).last().context("no daemon serves that could be asked")
     }
 
     fn steady(&mut self) -> anyhow::Result<()> {

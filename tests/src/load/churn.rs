@@ -176,8 +176,7 @@ impl Stage<'_> {
         self.act(format!("safekit {verb} {name}"));
         let mut words = vec![verb, &name];
         words.extend(more);
-        let asked = self.farm.ids().filter(|it| self.farm.sight(*it).connected);
-        let asked = asked.last().unwrap_or(NodeId(0));
+        let asked = self.somebody_to_ask()?;
         self.verbs.run(&self.farm, asked, &words).map(drop)
     }
 

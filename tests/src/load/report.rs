@@ -349,6 +349,9 @@ fn caveats(stage: &Stage<'_>, figures: &Figures) -> Vec<String> {
     found
 }
 
+/// What a node sent before it lost its power is read a moment later.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+
 fn cause(broken: &Break, fates: &[Fate]) -> Cause {
     let Some(node) = broken.node else { return Cause::Other };
     let of_node =
@@ -357,7 +360,7 @@ fn cause(broken: &Break, fates: &[Fate]) -> Cause {
         let soon = fate.until.is_none_or(|until| broken.at.since(until) <= AFTERMATH);
         match fate.what {
             // Whoever was silent learns it whenever it asks.
-            What::Died if broken.opened <= fate.from => return Cause::Died(fate.from),
+            What::Died if broken.opened <= fate.from + LAST_WORDS => return Cause::Died(fate.from),
             What::Stopped if broken.opened <= fate.from => return Cause::Stopped,
             What::Paused if soon => return Cause::Paused,
             What::CutOff if soon => return Cause::CutOff,
@@ -485,6 +488,9 @@ mod tests {
             // Silent until after its node had come back.
             (broken(1, 25, Some(N2)), Cause::Died(at(10))),
             (broken(21, 25, Some(N2)), Cause::Other),
+            // Its last words, read after the cables were down.
+            (Break { opened: at(10) + LAST_WORDS, ..broken(1, 13, Some(N2)) }, Cause::Died(at(10))),
+            (broken(11, 13, Some(N2)), Cause::Other),
             (broken(1, 9, Some(N2)), Cause::Other),
             (broken(1, 13, Some(NodeId(2))), Cause::Other),
             (broken(1, 13, None), Cause::Other),

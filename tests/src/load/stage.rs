@@ -288,6 +288,8 @@ pub(super) fn design(options: &Options, programs: &Programs) -> Design {
             "--virtual-ip".into(),
             virtual_ip.to_string().into(),
         ],
+        upkeep: Vec::new(),
+        modules: Vec::new(),
     }
 }
 

@@ -486,6 +486,11 @@ fn ndp() -> Vec<Row> {
         ),
         row("ndp between others", from(CLIENT6).neighbour(135, CLIENT6, true).build(), PASS_UNTOUCHED),
         row(
+            "ndp who has the ipv4 virtual ip, mapped",
+            from(CLIENT6).neighbour(135, VIP.to_ipv6_mapped(), true).build(),
+            PASS_UNTOUCHED,
+        ),
+        row(
             "ndp who has, through a router",
             from(CLIENT6).neighbour(135, VIP6, true).with(21, 254),
             PASS_UNTOUCHED,

@@ -6,12 +6,15 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub mod adjust;
+pub mod check;
 pub mod config;
 pub mod doctor;
 pub mod farm;
 pub mod keygen;
+pub mod module;
 pub mod place;
 pub mod reload;
+pub mod resource;
 pub mod status;
 pub mod wait;
 
@@ -33,6 +36,22 @@ pub enum Verb {
     Status(status::StatusArgs),
     /// Wait until a module has reached a state.
     Wait(wait::WaitArgs),
+    /// Start a module on this node.
+    Start(module::VerbArgs),
+    /// Stop a module on this node: its traffic first, then its application.
+    Stop(module::VerbArgs),
+    /// Stop and start a module's application; the module keeps its role.
+    Restart(module::VerbArgs),
+    /// Stop a module, and start it again.
+    Stopstart(module::VerbArgs),
+    /// Stop a module at once: without waiting for connections, with forced scripts.
+    Forcestop(module::VerbArgs),
+    /// What watches a module; maintenance.
+    Check(check::CheckArgs),
+    /// What checks and rules know of a module.
+    Resource(resource::ResourceArgs),
+    /// Look into a module: its failover rules.
+    Module(module::ModuleArgs),
     /// Give a node no new sessions, and wait until its last connection has ended.
     Drain(adjust::DrainArgs),
     /// Take a drain back.

@@ -7,7 +7,7 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::place::{Where, ask_nodes, json_by_node, on_nodes};
-use super::{Asking, Format};
+use super::{Asking, Format, module};
 use crate::front::control_client::{Client, Error};
 use crate::front::exit::Exit;
 use crate::types::snapshot::{DrainInfo, FarmInfo, GroupInfo, MemberState, NodeInfo, Verdict};
@@ -83,9 +83,10 @@ fn print(args: &StatusArgs, reply: Reply, out: &mut impl Write) -> Result<Exit, 
     let Reply::Status { snapshot } = reply else { return Err(Error::Unexpected) };
     let mut snapshot = *snapshot;
     if let Some(module) = &args.module {
-        let known: Vec<String> = snapshot.farms.iter().map(|farm| farm.module.clone()).collect();
+        let known: Vec<String> = names(&snapshot);
         snapshot.farms.retain(|farm| farm.module == *module);
-        if snapshot.farms.is_empty() {
+        snapshot.modules.retain(|it| it.name == *module);
+        if !known.contains(module) {
             eprintln!("error: there is no module {module}; the modules are: {}", known.join(", "));
             return Ok(Exit::Failed);
         }
@@ -96,6 +97,14 @@ fn print(args: &StatusArgs, reply: Reply, out: &mut impl Write) -> Result<Exit, 
     };
     out.write_all(text.as_bytes()).map_err(Error::Print)?;
     Ok(exit_of(snapshot.verdict))
+}
+
+/// Of the modules that this node knows of.
+pub fn names(snapshot: &Snapshot) -> Vec<String> {
+    let mut names: Vec<String> = snapshot.modules.iter().map(|module| module.name.clone()).collect();
+    let farms = snapshot.farms.iter().map(|farm| &farm.module);
+    names.extend(farms.filter(|farm| !snapshot.modules.iter().any(|module| module.name == **farm)).cloned());
+    names
 }
 
 fn exit_of(verdict: Verdict) -> Exit {
@@ -116,6 +125,11 @@ pub fn table(snapshot: &Snapshot) -> String {
         text += "\n";
     }
     text += &nodes(snapshot);
+    if !snapshot.modules.is_empty() {
+        text += "\n";
+        text += module::section(snapshot).trim_end_matches('\n');
+        text += "\n";
+    }
     for farm in &snapshot.farms {
         text += "\n";
         text += &farm_text(farm, &snapshot.nodes);
@@ -278,10 +292,15 @@ fn heartbeat(snapshot: &Snapshot) -> String {
     )
 }
 
-fn plain_table(header: &[&str]) -> Table {
+pub fn plain_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header.to_vec());
     table
+}
+
+/// Without blanks at the ends of lines.
+pub fn trimmed(table: &Table) -> String {
+    table.trim_fmt()
 }
 
 /// A span as people say it: `12 ms`, `3.4 s`, `5 min`, `2 h`.

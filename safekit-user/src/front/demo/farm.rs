@@ -67,8 +67,13 @@ pub struct Design {
     pub profile: String,
     /// As in the configuration, one flow mapping each.
     pub rules: Vec<String>,
-    /// The web server's program and arguments; `--name NODE` is added. It listens on [`PORT`].
+    /// The web server's program and arguments; `--name NODE` is added. It listens on [`PORT`]. Empty: the module
+    /// starts its application itself.
     pub server: Vec<OsString>,
+    /// More keys of the module, as lines of the configuration without their indentation.
+    pub upkeep: Vec<String>,
+    /// More modules, as lines of the configuration without their indentation.
+    pub modules: Vec<String>,
 }
 
 impl Design {
@@ -83,6 +88,8 @@ impl Design {
             profile: "default".to_owned(),
             rules: vec![format!("{{ protocol: tcp, port: {PORT}, balance: connection }}")],
             server: vec![binary.into(), "demo-web".into(), "--listen".into(), listen.into()],
+            upkeep: Vec::new(),
+            modules: Vec::new(),
         }
     }
 }
@@ -319,7 +326,7 @@ impl Farm {
 
     /// Starts what does not run: the daemon, and the web server. Says when the daemon was started.
     pub fn start(&mut self, node: NodeId) -> Result<Instant, Error> {
-        if self.machines[usize::from(node.0)].web.is_none() {
+        if self.machines[usize::from(node.0)].web.is_none() && !self.server.is_empty() {
             self.start_web(node)?;
         }
         let began = clock::now();
@@ -411,6 +418,9 @@ fn yaml(topology: &Topology, design: &Design) -> String {
         .collect();
     let virtual_ip = |address: &IpAddr| format!("      - {{ address: \"{address}\", interface: eth0 }}\n");
     let virtual_ips: String = design.virtual_ips.iter().map(virtual_ip).collect();
+    let indented =
+        |lines: &[String], by: &str| -> String { lines.iter().map(|line| format!("{by}{line}\n")).collect() };
+    let (upkeep, modules) = (indented(&design.upkeep, "    "), indented(&design.modules, "  "));
     let rules: String = design.rules.iter().map(|rule| format!("      - {rule}\n")).collect();
     format!(
         "cluster:
@@ -428,7 +438,7 @@ modules:
     virtual_ips:
 {virtual_ips}    delivery: {delivery}
     rules:
-{rules}",
+{rules}{upkeep}{modules}",
         key = key_file(topology).display(),
         profile = design.profile,
         delivery = design.delivery,

@@ -1,0 +1,66 @@
+//! What a keeper answers to commands.
+
+use std::time::Duration;
+
+use super::keeper::Keeper;
+use super::{Level, word};
+use crate::driver::clock;
+use crate::engine::module::Input;
+use crate::types::module::Maintenance;
+use crate::types::{Command, Reply};
+
+impl Keeper {
+    pub(super) fn answer(&mut self, command: Command, by: String) -> Reply {
+        let now = clock::now();
+        match command {
+            Command::Module { verb, .. } => {
+                self.note(Level::Info, "verb", word(verb), Some(format!("asked by {by}")));
+                self.feed(Input::Verb { verb, by });
+                Reply::Accepted { at: now }
+            }
+            Command::Checks { on, for_ms, .. } => {
+                let until = for_ms.map(|ms| now + Duration::from_millis(ms));
+                self.maintain((!on).then_some(Maintenance { since: now, until }), &by);
+                Reply::Accepted { at: now }
+            }
+            Command::Report { check, state, .. } => match self.checks.report(&check, state, &by) {
+                Ok(()) => Reply::Accepted { at: now },
+                Err(error) => refused(&error.to_string(), &self.name_one_of_the_checks()),
+            },
+            Command::Resource { name, .. } => self.resource(&name),
+            Command::SetResource { name, state, .. } => {
+                match self.resources.set(&name, state, &by, "", now) {
+                    Ok(()) => self.resource(&name),
+                    Err(error) => refused(&error.to_string(), "a name is class.name, as in custom.backup"),
+                }
+            }
+            Command::Rules { .. } => {
+                let remotes = self.remote_states();
+                Reply::Rules {
+                    rules: self.book.explain(&self.resources, self.automaton.state(), &remotes),
+                }
+            }
+            _ => refused("this command is not about a module", "report this as a defect"),
+        }
+    }
+
+    fn resource(&self, name: &str) -> Reply {
+        match self.resources.look_up(name) {
+            Some((resource, history)) => Reply::Resource { resource, history },
+            None => {
+                let known: Vec<String> = self.resources.all().map(|it| it.name).collect();
+                let next_step = format!("name one of: {}", known.join(", "));
+                refused(&format!("{} has no resource {name}", self.module.name), &next_step)
+            }
+        }
+    }
+
+    fn name_one_of_the_checks(&self) -> String {
+        let names: Vec<&str> = self.module.upkeep.checks.iter().map(|check| check.name.as_str()).collect();
+        format!("name one of: {}", names.join(", "))
+    }
+}
+
+fn refused(error: &str, next_step: &str) -> Reply {
+    Reply::Refused { error: error.to_owned(), next_step: next_step.to_owned() }
+}

@@ -1,0 +1,164 @@
+//! `safekit resource list|get|set`: what checks and rules know of a module, and its history.
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::status::{plain_table, span, trimmed};
+use super::{Asking, Format, err, out};
+use crate::front::control_client::{Client, Error};
+use crate::front::exit::Exit;
+use crate::types::command::ResourceChange;
+use crate::types::module::{ResourceInfo, ResourceState};
+use crate::types::snapshot::API_VERSION;
+use crate::types::{Command, Reply};
+
+#[derive(Args, Debug)]
+pub struct ResourceArgs {
+    #[command(subcommand)]
+    pub what: What,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum What {
+    /// All resources of a module.
+    List(ListArgs),
+    /// One resource with its history.
+    Get(GetArgs),
+    /// Say what a resource is; a check of the same name says otherwise at its next change.
+    Set(SetArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct ListArgs {
+    pub module: String,
+    #[command(flatten)]
+    pub how: How,
+}
+
+#[derive(Args, Debug)]
+pub struct GetArgs {
+    pub module: String,
+    /// `tcp.http`
+    pub name: String,
+    #[command(flatten)]
+    pub how: How,
+}
+
+#[derive(Args, Debug)]
+pub struct SetArgs {
+    pub module: String,
+    /// `custom.backup`
+    pub name: String,
+    #[arg(value_enum)]
+    pub state: Word,
+    #[command(flatten)]
+    pub how: How,
+}
+
+#[derive(Args, Debug)]
+pub struct How {
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
+    #[command(flatten)]
+    pub asking: Asking,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Word {
+    Up,
+    Down,
+}
+
+impl Word {
+    pub const fn state(self) -> ResourceState {
+        match self {
+            Self::Up => ResourceState::Up,
+            Self::Down => ResourceState::Down,
+        }
+    }
+}
+
+pub fn run(args: &ResourceArgs) -> Exit {
+    let result = match &args.what {
+        What::List(args) => list(args),
+        What::Get(args) => {
+            one(&args.how, &Command::Resource { module: args.module.clone(), name: args.name.clone() })
+        }
+        What::Set(args) => one(
+            &args.how,
+            &Command::SetResource {
+                module: args.module.clone(),
+                name: args.name.clone(),
+                state: args.state.state(),
+            },
+        ),
+    };
+    result.unwrap_or_else(|error| error.report())
+}
+
+fn list(args: &ListArgs) -> Result<Exit, Error> {
+    let mut client = Client::connect(&args.how.asking.socket())?;
+    let Reply::Status { snapshot } = client.ask(&Command::Status)? else { return Err(Error::Unexpected) };
+    let Some(module) = snapshot.modules.iter().find(|module| module.name == args.module) else {
+        let known: Vec<&str> = snapshot.modules.iter().map(|module| module.name.as_str()).collect();
+        err(&format!(
+            "error: there is no module {} on this node\nnext: name one of: {}",
+            args.module,
+            known.join(", ")
+        ));
+        return Ok(Exit::Failed);
+    };
+    out(&match args.how.output {
+        Format::Json => {
+            format!("{:#}", serde_json::json!({ "apiVersion": API_VERSION, "resources": module.resources }))
+        }
+        Format::Table if module.resources.is_empty() => {
+            format!("{} has no resources: it has no checks, and nobody has set one", module.name)
+        }
+        Format::Table => {
+            let mut table = plain_table(&["RESOURCE", "STATE", "SINCE", "BY"]);
+            for resource in &module.resources {
+                let since = span(snapshot.taken.since(resource.since));
+                table.add_row([&resource.name, resource.state.word(), &since, &resource.by]);
+            }
+            trimmed(&table)
+        }
+    });
+    Ok(Exit::Done)
+}
+
+fn one(how: &How, command: &Command) -> Result<Exit, Error> {
+    let mut client = Client::connect(&how.asking.socket())?;
+    match client.ask(command)? {
+        Reply::Resource { resource, history } => {
+            out(&match how.output {
+                Format::Json => format!(
+                    "{:#}",
+                    serde_json::json!({ "apiVersion": API_VERSION, "resource": resource, "history": history })
+                ),
+                Format::Table => told(&resource, &history),
+            });
+            Ok(Exit::Done)
+        }
+        Reply::Refused { error, next_step } => {
+            err(&format!("error: {error}\nnext: {next_step}"));
+            Ok(Exit::Failed)
+        }
+        _ => Err(Error::Unexpected),
+    }
+}
+
+fn told(resource: &ResourceInfo, history: &[ResourceChange]) -> String {
+    let now = crate::driver::clock::now();
+    let mut lines = vec![format!(
+        "{}: {} since {}, by {}",
+        resource.name,
+        resource.state.word(),
+        span(now.since(resource.since)),
+        resource.by
+    )];
+    let changes = history.iter().rev();
+    lines.extend(changes.map(|change| {
+        format!("  {} ago: {}, by {}", span(now.since(change.at)), change.state.word(), change.by)
+    }));
+    lines.join("\n")
+}
