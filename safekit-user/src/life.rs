@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use safekit::config::key::{ClusterKey, read_key};
+use safekit::config::key::read_ring;
 use safekit::config::{self, Config};
-use safekit::driver::cluster::Cluster;
+use safekit::driver::cluster::store::Store;
+use safekit::driver::cluster::{Cluster, applier};
 use safekit::driver::daemon::{Life, Running, pin_dir};
 use safekit::driver::datapath;
 use safekit::driver::modules::Modules;
@@ -19,11 +20,12 @@ use safekit::engine::doctor::facts::Facts;
 use safekit::front::cli::DaemonArgs;
 use safekit::front::control;
 use safekit::front::exit::Exit;
-use safekit::types::{BootId, ConfigIdentity, NodeId, Snapshot};
+use safekit::types::{BootId, KeyRing, NodeId, Reply, Snapshot};
 use tokio::sync::mpsc;
 
 mod desk;
 mod modules;
+mod rotation;
 
 use desk::Desk;
 
@@ -58,13 +60,14 @@ fn install_log() {
 
 fn parent(args: &DaemonArgs) -> anyhow::Result<()> {
     let files = DaemonFiles { config: args.config.clone(), node: args.node.clone() };
-    let (config, key, me) = read(&files)?;
+    store(args).recover().context("cannot put the configuration into its place")?;
+    let (config, keys, me) = read(&files)?;
     prepare(&args.run_dir)?;
     let pins = pin_dir(&args.run_dir);
     let program = std::env::current_exe().context("cannot name the program that runs")?;
     let supervisor = Supervisor {
         config,
-        key,
+        key: keys.sending,
         me,
         arguments: arguments(args),
         program: program.clone(),
@@ -102,11 +105,12 @@ fn child(args: &DaemonArgs, boot: &str) -> anyhow::Result<()> {
     // Without its parent nobody would announce this daemon's death: end cleanly with it.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
     let files = DaemonFiles { config: args.config.clone(), node: args.node.clone() };
-    let (config, key, me) = read(&files)?;
+    store(args).recover().context("cannot put the configuration into its place")?;
+    let (config, keys, me) = read(&files)?;
     let health = modules::health(&config, me, &args.state_dir);
     let life = Life {
         config,
-        key,
+        keys,
         me,
         boot: parse_boot(boot)?,
         pin_dir: pin_dir(&args.run_dir),
@@ -115,29 +119,38 @@ fn child(args: &DaemonArgs, boot: &str) -> anyhow::Result<()> {
     };
     std::fs::write(args.run_dir.join("daemon.pid"), format!("{}\n", std::process::id()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let identity = ConfigIdentity::default();
-    let result = runtime.block_on(live(life, &args.run_dir, identity));
+    let result = runtime.block_on(live(life, &args.run_dir, store(args)));
     runtime.shutdown_timeout(Duration::from_millis(200));
     result
 }
 
-async fn live(life: Life, run_dir: &Path, identity: ConfigIdentity) -> anyhow::Result<()> {
+async fn live(life: Life, run_dir: &Path, store: Store) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
     let drain_max = life.config.drain_timeout();
-    let (config, me, keys) = (Arc::new(life.config.clone()), life.me, [life.key.clone()]);
+    let (config, me, keys) = (Arc::new(life.config.clone()), life.me, life.keys.accepted());
     let state_dir = life.state_dir.clone();
     let running = life.start().await?;
     let socket = run_dir.join("control.sock");
     let listener =
         control::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
+    let identity = store.identity().context("cannot read the configurations that are kept")?;
     let (cluster, passed_on) = Cluster::start(Arc::clone(&config), me, &keys, identity);
+    let (applier, configs) = applier::start(cluster.clone(), store, Arc::new(hand_over_for_config))
+        .context("cannot read the configurations that are kept")?;
     let modules = modules::start(&config, me, &state_dir, &running, &cluster);
+    tokio::spawn(modules::follow(modules.clone(), me, configs));
     let snapshots = desk::complete(running.snapshots.clone(), cluster.clone(), modules.board.infos());
     tokio::spawn(control::serve(listener, snapshots.clone(), questions));
-    let desk = Desk { inbox: running.inbox.clone(), snapshots, cluster, modules: modules.clone() };
+    let desk = Desk { inbox: running.inbox.clone(), snapshots, cluster, modules: modules.clone(), applier };
     tokio::spawn(desk.serve(asked, passed_on));
     until_left(running, drain_max, &modules, &mut signals).await
+}
+
+fn hand_over_for_config() {
+    if let Reply::Refused { error, .. } = desk::ask_parent_to_restart() {
+        tracing::error!(%error, "the daemon goes on with the configuration of before");
+    }
 }
 
 /// The first request to stop stops the modules, and then waits for connections; the second waits for nothing.
@@ -187,12 +200,16 @@ async fn until_left(
     }
 }
 
-fn read(files: &DaemonFiles) -> anyhow::Result<(Config, ClusterKey, NodeId)> {
+fn store(args: &DaemonArgs) -> Store {
+    Store::new(&args.config, &args.state_dir)
+}
+
+fn read(files: &DaemonFiles) -> anyhow::Result<(Config, KeyRing, NodeId)> {
     let config = config::load(&files.config)?;
     let me = own_node(&config, files)?;
-    let key = read_key(&config.cluster.key_file)
+    let keys = read_ring(&config.cluster.key_file)
         .map_err(|error| anyhow::anyhow!("{error}; {}", error.next_step()))?;
-    Ok((config, key, me))
+    Ok((config, keys, me))
 }
 
 fn own_node(config: &Config, args: &DaemonFiles) -> anyhow::Result<NodeId> {

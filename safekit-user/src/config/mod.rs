@@ -1,5 +1,6 @@
 //! L1: YAML text -> [`Config`]. Parsed, not validated: what is in here holds, and nobody checks again.
 
+pub mod change;
 mod cluster;
 mod decode;
 pub mod duration;

@@ -10,6 +10,11 @@ pub fn now() -> Instant {
     Instant(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
+/// Seconds since 1970, for people alone: nothing is decided by it.
+pub fn unix_seconds() -> u64 {
+    u64::try_from(clock_gettime(ClockId::Realtime).tv_sec).unwrap_or(0)
+}
+
 /// The time of day in UTC for people, as RFC 3339 with milliseconds. Nothing is decided by it.
 pub fn utc() -> String {
     let time = clock_gettime(ClockId::Realtime);

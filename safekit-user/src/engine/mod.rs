@@ -3,6 +3,7 @@
 // A new state or verdict must be decided everywhere.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod apply;
 pub mod audit;
 pub mod check;
 pub mod doctor;

@@ -18,8 +18,8 @@ use tokio::time::timeout;
 
 use crate::types::{Command, Reply, Snapshot};
 
-/// Longer than any command.
-const LINE_BYTES_MAX: u64 = 64 * 1024;
+/// Longer than any command: the longest carries a configuration.
+const LINE_BYTES_MAX: u64 = 1024 * 1024;
 /// Full: further clients wait in the kernel's backlog.
 const CLIENTS_MAX: usize = 64;
 /// A client that takes no answer for so long is gone.
@@ -28,6 +28,10 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Other nodes answer within a deadline of their own, which is shorter.
 const OTHERS_TIMEOUT: Duration = Duration::from_secs(4);
+/// All nodes are asked twice.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(7);
+/// All nodes are asked four times, each time with a deadline of its own.
+const ROTATE_TIMEOUT: Duration = Duration::from_secs(14);
 /// A watching screen needs no more.
 const WATCH_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
@@ -117,6 +121,14 @@ async fn converse(
             Ok(Command::On { nodes, each, .. }) => {
                 let command = Command::On { nodes, each, by: user.clone() };
                 send(&mut writer, &ask(&questions, command, &user, OTHERS_TIMEOUT).await).await?;
+            }
+            Ok(Command::ConfigApply { text, dry_run, .. }) => {
+                let command = Command::ConfigApply { text, dry_run, by: user.clone() };
+                send(&mut writer, &ask(&questions, command, &user, APPLY_TIMEOUT).await).await?;
+            }
+            Ok(Command::KeyRotate) => {
+                let reply = ask(&questions, Command::KeyRotate, &user, ROTATE_TIMEOUT).await;
+                send(&mut writer, &reply).await?;
             }
             Ok(command) => {
                 let reply = ask(&questions, command, &user, ANSWER_TIMEOUT).await;

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use safekit::driver::clock;
-use safekit::driver::cluster::{Asked, Cluster};
+use safekit::driver::cluster::{Asked, Cluster, applier};
 use safekit::driver::inbox::{Inbox, Request};
 use safekit::driver::modules::{Modules, module_of};
 use safekit::front::control::Question;
-use safekit::types::cluster::LinksInfo;
+use safekit::types::cluster::{ApplyMessage, LinksInfo};
 use safekit::types::command::{Answer, NodeAnswer};
 use safekit::types::snapshot::Warning;
 use safekit::types::{Command, Instant, ModuleInfo, NodeId, Reply, Snapshot};
@@ -20,9 +20,11 @@ use tokio::time::timeout;
 /// Questions that are being answered; more wait in their clients' tasks.
 const ANSWERING_MAX: usize = 64;
 /// Shorter than what the client on the control socket waits.
-const OTHER_NODE: Duration = Duration::from_secs(3);
+pub(super) const OTHER_NODE: Duration = Duration::from_secs(3);
 /// The heartbeat thread answers from memory.
 const OWN_THREAD: Duration = Duration::from_secs(2);
+/// All nodes are asked twice, each time with a deadline of its own.
+const APPLIER: Duration = Duration::from_secs(6);
 /// Ages on the screen are never older.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -31,6 +33,7 @@ pub(super) struct Desk {
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) cluster: Cluster,
     pub(super) modules: Modules,
+    pub(super) applier: mpsc::Sender<applier::Request>,
 }
 
 impl Desk {
@@ -45,8 +48,10 @@ impl Desk {
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let (command, by, passed_on, answer) = tokio::select! {
-                Some((command, by, answer)) = here.recv() => (command, by, false, answer),
-                Some(Asked { command, by, answer, .. }) = passed_on.recv() => (command, by, true, answer),
+                Some((command, by, answer)) = here.recv() => (command, by, None, answer),
+                Some(Asked { command, by, from, answer }) = passed_on.recv() => {
+                    (command, by, Some(from), answer)
+                }
                 else => return,
             };
             let desk = Arc::clone(&desk);
@@ -58,9 +63,9 @@ impl Desk {
         }
     }
 
-    /// `passed_on`: asked on another node.
-    async fn answer(&self, command: Command, by: &str, passed_on: bool) -> Reply {
-        if passed_on {
+    /// `passed_on`: the node on which it was asked, where that is another one.
+    async fn answer(&self, command: Command, by: &str, passed_on: Option<NodeId>) -> Reply {
+        if passed_on.is_some() && !matches!(command, Command::Status | Command::Agree { .. }) {
             tracing::info!(?command, by, "a command from another node");
         }
         match command {
@@ -68,7 +73,7 @@ impl Desk {
                 Reply::Status { snapshot: Box::new(Snapshot::clone(&self.snapshots.borrow())) }
             }
             Command::Reload => ask_parent_to_restart(),
-            Command::On { .. } if passed_on => refused(
+            Command::On { .. } if passed_on.is_some() => refused(
                 "a command that another node passed on is not passed on again",
                 "ask that node itself",
             ),
@@ -76,6 +81,23 @@ impl Desk {
             // Only the control socket has it: it never ends.
             Command::Watch => refused("only the node itself can be watched", "ask that node itself"),
             command if module_of(&command).is_some() => self.ask_module(command, by).await,
+            Command::ConfigApply { text, dry_run, by } => {
+                let user = format!("{by} on {}", self.cluster.config().name(self.cluster.me()));
+                self.ask_applier(|answer| applier::Request::Propose { text, user, dry_run, answer }).await
+            }
+            Command::ConfigText { number } => {
+                self.ask_applier(|answer| applier::Request::Text { number, answer }).await
+            }
+            Command::ConfigHistory => self.ask_applier(|answer| applier::Request::History { answer }).await,
+            Command::KeyRotate if passed_on.is_some() => {
+                refused("the key is changed from the node that is asked", "ask that node itself")
+            }
+            Command::KeyRotate => self.rotate().await,
+            Command::KeyStep { step } if passed_on.is_some() => self.key_step(&step),
+            Command::KeyStep { .. } => {
+                refused("only nodes say that to each other", "use `safekit keygen --rotate`")
+            }
+            Command::Agree { message } => self.agree(message, passed_on).await,
             command => self.ask_engine(command).await,
         }
     }
@@ -101,7 +123,7 @@ impl Desk {
         let me = self.cluster.me();
         let mut answers = Vec::new();
         if names.is_empty() || names.iter().any(|name| name == config.name(me)) {
-            answers.push((me, Answer::Said(Box::pin(self.answer(each.clone(), by, false)).await)));
+            answers.push((me, Answer::Said(Box::pin(self.answer(each.clone(), by, None)).await)));
         }
         while let Some(Ok((node, answer))) = asked.join_next().await {
             let answer = match answer {
@@ -127,6 +149,30 @@ impl Desk {
         }
     }
 
+    async fn ask_applier(&self, request: impl FnOnce(oneshot::Sender<Reply>) -> applier::Request) -> Reply {
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            self.applier.send(request(answer)).await.ok()?;
+            answered.await.ok()
+        };
+        match timeout(APPLIER, asked).await {
+            Ok(Some(reply)) => reply,
+            Ok(None) | Err(_) => {
+                refused("the daemon is stopping or stuck", "look at its log, then try again")
+            }
+        }
+    }
+
+    async fn agree(&self, message: ApplyMessage, passed_on: Option<NodeId>) -> Reply {
+        let Some(from) = passed_on else {
+            return refused("only nodes say that to each other", "use `safekit config apply FILE`");
+        };
+        match self.applier.send(applier::Request::Message { from, message }).await {
+            Ok(()) => Reply::Accepted { at: clock::now() },
+            Err(_) => refused("the daemon is stopping", "try again in a moment"),
+        }
+    }
+
     async fn ask_engine(&self, command: Command) -> Reply {
         let (answer, answered) = oneshot::channel();
         let posted = self.inbox.post(Request::Question(command, answer));
@@ -137,7 +183,7 @@ impl Desk {
     }
 }
 
-fn refused(error: &str, next_step: &str) -> Reply {
+pub(super) fn refused(error: &str, next_step: &str) -> Reply {
     Reply::Refused { error: error.to_owned(), next_step: next_step.to_owned() }
 }
 

@@ -84,3 +84,11 @@ async fn write_down(mut news: mpsc::Receiver<Happened>) {
         }
     }
 }
+
+/// Configurations that change nothing but how modules are kept.
+pub(super) async fn follow(modules: Modules, me: NodeId, mut configs: watch::Receiver<Arc<Config>>) {
+    while configs.changed().await.is_ok() {
+        let config = Arc::clone(&configs.borrow_and_update());
+        modules.change(&config, me).await;
+    }
+}

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::cluster::{ApplyMessage, ConfigEntry, ConfigVersion, Effect};
 use super::module::{Action, ResourceInfo, ResourceState, Verb};
-use super::{Bucket, Instant, Snapshot, ViewId};
+use super::{Bucket, Instant, KeyStep, Snapshot, ViewId};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
@@ -43,6 +44,25 @@ pub enum Command {
         #[serde(default)]
         by: String,
     },
+    /// One configuration for all nodes. Answered by [`Reply::ConfigPlan`] as a question only, else by
+    /// [`Reply::ConfigApplied`].
+    ConfigApply {
+        text: String,
+        dry_run: bool,
+        /// Filled in by the daemon, whatever the client says.
+        #[serde(default)]
+        by: String,
+    },
+    /// Answered by [`Reply::ConfigText`]; none: the one in force.
+    ConfigText { number: Option<u64> },
+    /// Answered by [`Reply::ConfigHistory`].
+    ConfigHistory,
+    /// Another cluster key on every node, without an outage. Answered by [`Reply::Accepted`] when all is done.
+    KeyRotate,
+    /// From node to node only.
+    KeyStep { step: KeyStep },
+    /// From node to node only.
+    Agree { message: ApplyMessage },
 }
 
 /// What one of several nodes said.
@@ -107,6 +127,27 @@ pub enum Reply {
     },
     ByNode {
         answers: Vec<NodeAnswer>,
+    },
+    /// What would happen, by node.
+    ConfigPlan {
+        effects: Vec<(String, Effect)>,
+    },
+    ConfigApplied {
+        version: ConfigVersion,
+        /// Nodes that have not confirmed it; they will follow.
+        missing: Vec<String>,
+        /// The daemons are started anew for it.
+        hand_over: bool,
+    },
+    ConfigText {
+        version: ConfigVersion,
+        text: String,
+        /// Where it is on the node that answers: relative paths start there.
+        file: String,
+    },
+    /// The newest first.
+    ConfigHistory {
+        entries: Vec<ConfigEntry>,
     },
     /// The command was understood and could not be done.
     Refused {

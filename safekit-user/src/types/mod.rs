@@ -18,7 +18,7 @@ pub use cluster::{ConfigIdentity, ConfigVersion};
 pub use command::{Command, Reply, Wish};
 pub use event::{Departure, Event, EventKind};
 pub use ids::{BootId, Bucket, GroupId, NetworkId, NodeId, NodeSet, Seq, ViewId};
-pub use key::ClusterKey;
+pub use key::{ClusterKey, KeyRing, KeyStep};
 pub use module::{ModuleId, ModuleInfo, ModuleState};
 pub use notes::Notes;
 pub use share::{Adjustments, Change, Follows, Generation, GenerationId, Share};

@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod farm;
 pub mod keygen;
 pub mod module;
+pub mod place;
 pub mod reload;
 pub mod resource;
 pub mod status;
