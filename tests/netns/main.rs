@@ -2,6 +2,7 @@
 
 mod audit;
 mod bench;
+mod checks;
 mod commands;
 mod delivery;
 mod demo;
