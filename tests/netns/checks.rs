@@ -28,12 +28,14 @@ const SEEN_WITHIN: Duration = Duration::from_secs(6);
 const PAGE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nall is on";
 const ADDRESS: &str = "10.77.0.1";
 
+type Step = Box<dyn FnMut(&mut World) -> Result<()>>;
+
 /// What is looked at, and how it goes and comes back.
 struct Row {
     name: &'static str,
     kind: CheckKind,
-    gone: Box<dyn FnMut(&mut World) -> Result<()>>,
-    back: Box<dyn FnMut(&mut World) -> Result<()>>,
+    gone: Step,
+    back: Step,
 }
 
 #[test]
@@ -42,7 +44,7 @@ fn every_kind_sees_the_real_thing_go_and_come_back() -> Result<()> {
         let mut world = World::new()?;
         for mut row in table() {
             (row.back)(&mut world)?;
-            let mut watched = Watched::start(vec![check(row.name, row.kind)], &world);
+            let mut watched = Watched::start(&[check(row.name, row.kind)], &world);
             let first = watched.until(ResourceState::Up).await.with_context(|| row.name)?;
             (row.gone)(&mut world)?;
             let lost = watched.until(ResourceState::Down).await.with_context(|| row.name)?;
@@ -70,7 +72,7 @@ fn the_death_of_a_process_is_seen_within_milliseconds() -> Result<()> {
             world.start("one")?;
             world.start("two")?;
             let slow = Check { interval: Duration::from_secs(3600), fall: 3, ..check("death", kind.clone()) };
-            let mut watched = Watched::start(vec![slow], &world);
+            let mut watched = Watched::start(&[slow], &world);
             watched.until(ResourceState::Up).await?;
             world.end("one");
             spans.push(watched.until(ResourceState::Down).await?);
@@ -97,7 +99,7 @@ fn zombies_and_processes_of_other_networks_do_not_count() -> Result<()> {
         world.programs.push(("elsewhere".into(), elsewhere));
         let mut zombie = Command::new("sleep").arg("7654321").spawn()?;
         zombie.kill()?;
-        let mut watched = Watched::start(vec![check("alone", process())], &world);
+        let mut watched = Watched::start(&[check("alone", process())], &world);
         let down = watched.until(ResourceState::Down).await;
         zombie.wait()?;
         down?;
@@ -113,12 +115,12 @@ fn a_program_ends_with_all_that_it_started() -> Result<()> {
         let world = World::new()?;
         let run = "sleep 8765432 & sleep 8765432";
         let late = check("late", CheckKind::Custom { run: run.into(), reports: false });
-        let mut watched = Watched::start(vec![late], &world);
+        let mut watched = Watched::start(&[late], &world);
         watched.until(ResourceState::Down).await?;
         ensure!(watched.said.contains("no answer within 400 ms"), "{}", watched.said);
         drop(watched);
         let reports = check("reports", CheckKind::Custom { run: run.into(), reports: true });
-        let watched = Watched::start(vec![reports], &world);
+        let watched = Watched::start(&[reports], &world);
         until("the program runs", || running("8765432").is_ok_and(|count| count == 2)).await?;
         drop(watched);
         until("it has ended", || running("8765432").is_ok_and(|count| count == 0)).await
@@ -132,7 +134,7 @@ fn a_program_that_reports_is_believed_and_started_again() -> Result<()> {
         let run = format!("echo once >> {SCRATCH}/starts; echo out of paper; exit 3");
         let kind = CheckKind::Custom { run, reports: true };
         let printer = Check { fall: 2, ..check("printer", kind) };
-        let mut watched = Watched::start(vec![printer, check("other", process())], &world);
+        let mut watched = Watched::start(&[printer, check("other", process())], &world);
         let report = |watched: &Watched, name, state| watched.handle.report(name, state, "uid 0");
         ensure!(report(&watched, "other", ResourceState::Up).is_err(), "a process takes no reports");
         ensure!(report(&watched, "nobody", ResourceState::Up).is_err(), "nor does what is not there");
@@ -246,9 +248,9 @@ struct Watched {
 }
 
 impl Watched {
-    fn start(checks: Vec<Check>, world: &World) -> Self {
+    fn start(checks: &[Check], world: &World) -> Self {
         let (sender, findings) = mpsc::channel(16);
-        let handle = check::start(&checks, world.surroundings(), sender);
+        let handle = check::start(checks, world.surroundings(), sender);
         let watched = Self { handle, findings, said: String::new() };
         watched.active_first(true);
         watched
