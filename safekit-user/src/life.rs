@@ -8,22 +8,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use safekit::config::key::{ClusterKey, read_key};
+use safekit::config::key::read_ring;
 use safekit::config::{self, Config};
-use safekit::driver::cluster::Cluster;
+use safekit::driver::cluster::store::Store;
+use safekit::driver::cluster::{Cluster, applier};
 use safekit::driver::daemon::{Life, Running, pin_dir};
 use safekit::driver::datapath;
 use safekit::driver::journal::{self, Journal};
+use safekit::driver::modules::Modules;
 use safekit::driver::supervise::{Asked, Beating, DaemonFiles, Outcome, Signals, Supervisor};
 use safekit::engine::doctor::facts::Facts;
 use safekit::front::cli::DaemonArgs;
 use safekit::front::control;
 use safekit::front::exit::Exit;
 use safekit::types::journal::{Level, Note};
-use safekit::types::{BootId, Command, ConfigIdentity, NodeId, Reply, Snapshot};
+use safekit::types::{BootId, Command, KeyRing, NodeId, Reply, Snapshot};
 use tokio::sync::mpsc;
 
 mod desk;
+mod modules;
+mod rotation;
 
 use desk::Desk;
 
@@ -60,13 +64,14 @@ fn install_log() {
 
 fn parent(args: &DaemonArgs) -> anyhow::Result<()> {
     let files = DaemonFiles { config: args.config.clone(), node: args.node.clone() };
-    let (config, key, me) = read(&files)?;
+    store(args).recover().context("cannot put the configuration into its place")?;
+    let (config, keys, me) = read(&files)?;
     prepare(&args.run_dir)?;
     let pins = pin_dir(&args.run_dir);
     let program = std::env::current_exe().context("cannot name the program that runs")?;
     let supervisor = Supervisor {
         config,
-        key,
+        key: keys.sending,
         me,
         arguments: arguments(args),
         program: program.clone(),
@@ -104,37 +109,45 @@ fn child(args: &DaemonArgs, boot: &str) -> anyhow::Result<()> {
     // Without its parent nobody would announce this daemon's death: end cleanly with it.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
     let files = DaemonFiles { config: args.config.clone(), node: args.node.clone() };
-    let (config, key, me) = read(&files)?;
+    store(args).recover().context("cannot put the configuration into its place")?;
+    let (config, keys, me) = read(&files)?;
+    let health = modules::health(&config, me, &args.state_dir);
     let life = Life {
         config,
-        key,
+        keys,
         me,
         boot: parse_boot(boot)?,
         pin_dir: pin_dir(&args.run_dir),
         state_dir: args.state_dir.clone(),
+        health,
     };
     std::fs::write(args.run_dir.join("daemon.pid"), format!("{}\n", std::process::id()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let identity = ConfigIdentity::default();
-    let result = runtime.block_on(live(life, &args.run_dir, identity));
+    let result = runtime.block_on(live(life, &args.run_dir, store(args)));
     runtime.shutdown_timeout(Duration::from_millis(200));
     result
 }
 
-async fn live(life: Life, run_dir: &Path, identity: ConfigIdentity) -> anyhow::Result<()> {
+async fn live(life: Life, run_dir: &Path, store: Store) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
     let drain_max = life.config.drain_timeout();
-    let (config, me, keys) = (Arc::new(life.config.clone()), life.me, [life.key.clone()]);
-    let journal = open_journal(&life.state_dir, run_dir, config.name(me))?;
+    let (config, me, keys) = (Arc::new(life.config.clone()), life.me, life.keys.accepted());
+    let state_dir = life.state_dir.clone();
+    let journal = open_journal(&state_dir, run_dir, config.name(me))?;
     note(&journal, format!("the daemon starts, version {}", env!("CARGO_PKG_VERSION")));
     let running = life.start().await?;
     let socket = run_dir.join("control.sock");
     let listener =
         control::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
-    let (cluster, passed_on) = Cluster::start(config, me, &keys, identity);
-    let snapshots = desk::with_links(running.snapshots.clone(), cluster.clone());
-    tokio::spawn(journal::follow(journal.clone(), Arc::clone(cluster.config()), running.snapshots.clone()));
+    let identity = store.identity().context("cannot read the configurations that are kept")?;
+    let (cluster, passed_on) = Cluster::start(Arc::clone(&config), me, &keys, identity);
+    let (applier, configs) = applier::start(cluster.clone(), store, Arc::new(hand_over_for_config))
+        .context("cannot read the configurations that are kept")?;
+    let modules = modules::start(&config, me, &state_dir, &running, &cluster, &journal);
+    tokio::spawn(modules::follow(modules.clone(), me, configs));
+    let snapshots = desk::complete(running.snapshots.clone(), cluster.clone(), modules.board.infos());
+    tokio::spawn(journal::follow(journal.clone(), config, running.snapshots.clone()));
     let auditor = journal.clone();
     let service = control::Service {
         snapshots: snapshots.clone(),
@@ -142,9 +155,17 @@ async fn live(life: Life, run_dir: &Path, identity: ConfigIdentity) -> anyhow::R
         auditor: Arc::new(move |act| auditor.audit(act)),
     };
     tokio::spawn(control::serve(listener, service));
-    let desk = Desk { inbox: running.inbox.clone(), snapshots, cluster, journal: journal.clone() };
+    let (modules_of_desk, journal_of_desk) = (modules.clone(), journal.clone());
+    let desk = Desk {
+        inbox: running.inbox.clone(),
+        snapshots,
+        cluster,
+        modules: modules_of_desk,
+        applier,
+        journal: journal_of_desk,
+    };
     tokio::spawn(desk.serve(asked, passed_on));
-    let left = until_left(running, drain_max, &mut signals).await;
+    let left = until_left(running, drain_max, &modules, &mut signals).await;
     note(&journal, "the daemon ends".to_owned());
     journal.flush(FLUSH_TIMEOUT);
     left
@@ -164,40 +185,69 @@ fn note(journal: &Journal, text: String) {
     journal.note(Note { level: Level::Info, module: None, kind: "daemon", text, cause: None });
 }
 
-/// The first request to stop waits for connections, the second does not.
-async fn until_left(running: Running, drain_max: Duration, signals: &mut Signals) -> anyhow::Result<()> {
+fn hand_over_for_config() {
+    if let Reply::Refused { error, .. } = desk::ask_parent_to_restart() {
+        tracing::error!(%error, "the daemon goes on with the configuration of before");
+    }
+}
+
+/// The first request to stop stops the modules, and then waits for connections; the second waits for nothing.
+async fn until_left(
+    running: Running,
+    drain_max: Duration,
+    modules: &Modules,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
     let inbox = running.inbox.clone();
     let handing_over = AtomicBool::new(false);
     let ended = running.ended(&handing_over);
     tokio::pin!(ended);
-    let mut asked = false;
+    let mut asked = None;
+    let mut modules_done = false;
     loop {
+        let modules_end = async {
+            match asked {
+                None => std::future::pending().await,
+                Some(Asked::HandOver) => modules.hand_over().await,
+                Some(Asked::Stop) => modules.shut_down("the daemon is stopped").await,
+            }
+        };
         tokio::select! {
             result = &mut ended => {
                 result?;
-                return if asked { Ok(()) } else { bail!("the heartbeat thread ended without being asked") };
+                return if asked.is_some() { Ok(()) } else { bail!("the heartbeat thread ended without being asked") };
             }
-            next = signals.next() => match next {
-                Asked::HandOver => {
-                    handing_over.store(true, Ordering::Release);
-                    safekit::driver::daemon::hand_over(&inbox).await;
+            next = signals.next() => {
+                // A second word, of whatever kind, means now.
+                if asked.is_some() {
+                    safekit::driver::daemon::leave(&inbox, Duration::ZERO).await;
+                } else {
+                    handing_over.store(next == Asked::HandOver, Ordering::Release);
+                    asked = Some(next);
                 }
-                Asked::Stop => {
-                    let patience = if asked { Duration::ZERO } else { drain_max };
-                    safekit::driver::daemon::leave(&inbox, patience).await;
+            }
+            () = modules_end, if !modules_done => {
+                modules_done = true;
+                if asked == Some(Asked::HandOver) {
+                    safekit::driver::daemon::hand_over(&inbox).await;
+                } else {
+                    safekit::driver::daemon::leave(&inbox, drain_max).await;
                 }
             }
         }
-        asked = true;
     }
 }
 
-fn read(files: &DaemonFiles) -> anyhow::Result<(Config, ClusterKey, NodeId)> {
+fn store(args: &DaemonArgs) -> Store {
+    Store::new(&args.config, &args.state_dir)
+}
+
+fn read(files: &DaemonFiles) -> anyhow::Result<(Config, KeyRing, NodeId)> {
     let config = config::load(&files.config)?;
     let me = own_node(&config, files)?;
-    let key = read_key(&config.cluster.key_file)
+    let keys = read_ring(&config.cluster.key_file)
         .map_err(|error| anyhow::anyhow!("{error}; {}", error.next_step()))?;
-    Ok((config, key, me))
+    Ok((config, keys, me))
 }
 
 fn own_node(config: &Config, args: &DaemonFiles) -> anyhow::Result<NodeId> {

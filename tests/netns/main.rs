@@ -2,12 +2,15 @@
 
 mod audit;
 mod bench;
+mod checks;
+mod cluster;
 mod commands;
 mod delivery;
 mod demo;
 mod doctor;
 mod load;
 mod members;
+mod modules;
 mod multicast;
 mod probe;
 mod reload;

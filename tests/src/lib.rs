@@ -5,6 +5,7 @@ pub mod fixture;
 pub mod fuzz;
 pub mod invariant;
 pub mod lab;
+pub mod link;
 pub mod load;
 pub mod mutation;
 pub mod netns;

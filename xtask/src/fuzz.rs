@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz [--minutes N]`: coverage-guided fuzzing of the packet parser and the verdict, on the host.
+//! `cargo xtask fuzz [--target NAME] [--minutes N]`: coverage-guided fuzzing, on the host.
 //!
 //! The sanitizers want unstable flags, which the pinned compiler takes when told so: there is no second toolchain.
 
@@ -12,37 +12,48 @@ const CARGO_FUZZ_VERSION: &str = "0.13.2";
 /// What the fuzzer finds is kept here from run to run; `fuzz/corpus/packet` is the small part that tests replay.
 const FOUND: &str = "target/fuzz/corpus";
 const KEPT: &str = "fuzz/corpus/packet";
-/// Where the fuzzer puts an input that broke something.
-const ARTIFACTS: &str = "fuzz/artifacts/packet";
+/// Where the fuzzer puts an input that broke something, by target.
+const ARTIFACTS: &str = "fuzz/artifacts";
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// How long to look for packets.
+    /// What to look at: `packet` is parser and verdict of the filter, others are in `fuzz/fuzz_targets`.
+    #[arg(long, default_value = "packet")]
+    target: String,
+    /// How long to look.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_080))]
     minutes: u32,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let Arguments { target, minutes } = arguments;
     setup::run()?;
     cargo_fuzz()?;
-    step("fuzz: the packets of the table as seeds");
-    cargo(["run", "--quiet", "--package", "safekit-tests", "--bin", "fuzz-seeds", "--", FOUND])?;
-    step(&format!("fuzz: parser and verdict, {} minutes", arguments.minutes));
-    let seconds = format!("-max_total_time={}", u64::from(arguments.minutes) * 60);
     let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
-    command.args(["fuzz", "run", "--fuzz-dir", "fuzz", "--target-dir", "target/fuzz", "packet", FOUND, KEPT]);
+    command.args(["fuzz", "run", "--fuzz-dir", "fuzz", "--target-dir", "target/fuzz", target]);
+    if target == "packet" {
+        step("fuzz: the packets of the table as seeds");
+        cargo(["run", "--quiet", "--package", "safekit-tests", "--bin", "fuzz-seeds", "--", FOUND])?;
+        command.args([FOUND, KEPT]);
+    } else {
+        let found = format!("{FOUND}-{target}");
+        std::fs::create_dir_all(&found).with_context(|| format!("cannot make {found}"))?;
+        command.arg(found);
+    }
+    step(&format!("fuzz: {target}, {minutes} minutes"));
+    let seconds = format!("-max_total_time={}", u64::from(*minutes) * 60);
     command.args(["--", &seconds, "-timeout=10", "-max_len=4096", "-print_final_stats=1"]);
-    let before = artifacts();
+    let before = artifacts(target);
     let status = command.env("RUSTC_BOOTSTRAP", "1").status().context("cannot run cargo fuzz")?;
-    match (artifacts() - before, status.success()) {
+    match (artifacts(target) - before, status.success()) {
         (0, true) => Ok(()),
         (0, false) => bail!("the fuzzer did not run to its end ({status})"),
-        (found, _) => bail!("the fuzzer has found something: {found} inputs in {ARTIFACTS}"),
+        (found, _) => bail!("the fuzzer has found something: {found} inputs in {ARTIFACTS}/{target}"),
     }
 }
 
-fn artifacts() -> usize {
-    std::fs::read_dir(ARTIFACTS).map_or(0, Iterator::count)
+fn artifacts(target: &str) -> usize {
+    std::fs::read_dir(format!("{ARTIFACTS}/{target}")).map_or(0, Iterator::count)
 }
 
 /// Brought by the first run of this verb, since nothing else needs it.

@@ -71,6 +71,11 @@ impl<'t> Fields<'t> {
         self.entries.iter().any(|entry| entry.key == key)
     }
 
+    /// Whether this kind of mapping has the key at all.
+    pub(super) fn known(&self, key: &str) -> bool {
+        self.keys.known.contains(&key)
+    }
+
     pub(super) fn mark(&self) -> Mark {
         self.mark
     }

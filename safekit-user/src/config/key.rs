@@ -1,4 +1,7 @@
-//! The cluster key file: 64 hexadecimal digits and a newline, readable by its owner alone.
+//! The cluster key file, readable by its owner alone: 64 hexadecimal digits and a newline.
+//!
+//! Once the key has been changed, and while it is, there are more lines: `next DIGITS` or `previous DIGITS` for the key
+//! that is accepted as well, and `seed DIGITS` for the one that the cluster began with.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -8,8 +11,11 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 pub use crate::types::ClusterKey;
+use crate::types::KeyRing;
+use crate::types::key::OtherKey;
 
-const DIGITS: usize = 64;
+/// Three lines at most.
+const BYTES_MAX: usize = 256;
 
 #[derive(Debug, Error)]
 pub enum KeyError {
@@ -75,7 +81,12 @@ fn shell(path: &Path) -> String {
     }
 }
 
+/// The key that this node sends with.
 pub fn read_key(path: &Path) -> Result<ClusterKey, KeyError> {
+    read_ring(path).map(|ring| ring.sending)
+}
+
+pub fn read_ring(path: &Path) -> Result<KeyRing, KeyError> {
     let failed = |source| KeyError::Read { path: path.to_owned(), source };
     // NONBLOCK: a FIFO in its place must not hang the daemon.
     let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
@@ -90,7 +101,7 @@ pub fn read_key(path: &Path) -> Result<ClusterKey, KeyError> {
     }
     let mut text = Vec::new();
     // One byte more than allowed shows a longer file.
-    file.take(DIGITS as u64 + 2).read_to_end(&mut text).map_err(failed)?;
+    file.take(BYTES_MAX as u64 + 1).read_to_end(&mut text).map_err(failed)?;
     decode(&text).ok_or_else(|| KeyError::Malformed { path: path.to_owned() })
 }
 
@@ -103,7 +114,8 @@ pub fn write_key(path: &Path, key: &ClusterKey, replace: bool) -> Result<(), Key
     if path.symlink_metadata().is_ok() && !replace {
         return Err(KeyError::Exists { path: path.to_owned() });
     }
-    let written = if replace { put_in_place(path, parent, key) } else { create(path, key) };
+    let ring = KeyRing::of(key.clone());
+    let written = if replace { put_in_place(path, parent, &ring) } else { create(path, &ring) };
     written.map_err(|source| {
         if source.kind() == io::ErrorKind::AlreadyExists {
             return KeyError::Exists { path: path.to_owned() };
@@ -112,9 +124,16 @@ pub fn write_key(path: &Path, key: &ClusterKey, replace: bool) -> Result<(), Key
     })
 }
 
-fn create(path: &Path, key: &ClusterKey) -> io::Result<()> {
+/// In the place of the one that is there.
+pub fn write_ring(path: &Path, ring: &KeyRing) -> Result<(), KeyError> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let written = put_in_place(path, parent, ring);
+    written.map_err(|source| KeyError::Write { path: path.to_owned(), source })
+}
+
+fn create(path: &Path, ring: &KeyRing) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    let written = file.write_all(encode(key).as_bytes()).and_then(|()| file.sync_all());
+    let written = file.write_all(encode(ring).as_bytes()).and_then(|()| file.sync_all());
     if written.is_err() {
         // Half a key is worse than none. That removing fails too changes nothing about the error to report.
         let _ = std::fs::remove_file(path);
@@ -122,7 +141,7 @@ fn create(path: &Path, key: &ClusterKey) -> io::Result<()> {
     written
 }
 
-fn put_in_place(path: &Path, parent: &Path, key: &ClusterKey) -> io::Result<()> {
+fn put_in_place(path: &Path, parent: &Path, ring: &KeyRing) -> io::Result<()> {
     if path.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
@@ -131,30 +150,43 @@ fn put_in_place(path: &Path, parent: &Path, key: &ClusterKey) -> io::Result<()> 
     let beside = PathBuf::from(beside);
     match std::fs::remove_file(&beside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => create(&beside, key)?,
+        Ok(()) | Err(_) => create(&beside, ring)?,
     }
     std::fs::rename(&beside, path)?;
     File::open(parent)?.sync_all()
 }
 
-fn encode(key: &ClusterKey) -> String {
-    let mut text: String = key.bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-    text.push('\n');
+fn encode(ring: &KeyRing) -> String {
+    let mut text = format!("{}\n", ring.sending.digits());
+    match &ring.other {
+        Some(OtherKey::Next(key)) => text += &format!("next {}\n", key.digits()),
+        Some(OtherKey::Previous(key)) => text += &format!("previous {}\n", key.digits()),
+        None => {}
+    }
+    if ring.seed != ring.sending {
+        text += &format!("seed {}\n", ring.seed.digits());
+    }
     text
 }
 
-fn decode(text: &[u8]) -> Option<ClusterKey> {
-    let digits = text.strip_suffix(b"\n").unwrap_or(text);
-    let digits: &[u8; DIGITS] = digits.try_into().ok()?;
-    let mut key = [0; 32];
-    for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+fn decode(text: &[u8]) -> Option<KeyRing> {
+    let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= BYTES_MAX)?;
+    let mut lines = text.strip_suffix('\n').unwrap_or(text).split('\n');
+    let mut ring = KeyRing::of(ClusterKey::from_digits(lines.next()?.as_bytes())?);
+    let mut lines = lines.peekable();
+    let key = |line: &str, word: &str| ClusterKey::from_digits(line.strip_prefix(word)?.as_bytes());
+    if let Some(other) = lines.peek().and_then(|line| {
+        let next = key(line, "next ").map(OtherKey::Next);
+        next.or_else(|| key(line, "previous ").map(OtherKey::Previous))
+    }) {
+        ring.other = Some(other);
+        lines.next();
     }
-    Some(ClusterKey::new(key))
-}
-
-fn digit(character: u8) -> Option<u8> {
-    char::from(character).to_digit(16).map(|value| value as u8)
+    if let Some(seed) = lines.peek().and_then(|line| key(line, "seed ")) {
+        ring.seed = seed;
+        lines.next();
+    }
+    lines.next().is_none().then_some(ring)
 }
 
 #[cfg(test)]
@@ -171,6 +203,26 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", "a5".repeat(32)));
         assert_eq!(read_key(&path).unwrap(), KEY);
+    }
+
+    #[test]
+    fn a_ring_is_read_as_it_was_written() {
+        let key = |byte| ClusterKey::new([byte; 32]);
+        for other in [None, Some(OtherKey::Next(key(2))), Some(OtherKey::Previous(key(3)))] {
+            for seed in [1, 4] {
+                let ring = KeyRing { sending: key(1), other: other.clone(), seed: key(seed) };
+                assert_eq!(decode(encode(&ring).as_bytes()), Some(ring));
+            }
+        }
+        let digits = "a5".repeat(32);
+        for bad in ["\nseed 12", "\nother 12", "\n\n", " "] {
+            assert_eq!(decode(format!("{digits}{bad}").as_bytes()), None, "{bad:?}");
+        }
+        assert_eq!(
+            decode(format!("{digits}\nseed {digits}\nnext {digits}").as_bytes()),
+            None,
+            "in their order"
+        );
     }
 
     #[test]

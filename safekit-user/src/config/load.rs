@@ -76,6 +76,8 @@ fn config(root: &Node, folder: &Path, findings: &mut Findings) -> Option<Config>
         names: Unique::default(),
         virtual_ips: Unique::default(),
         groups: Vec::new(),
+        folder: folder.to_owned(),
+        others: super::upkeep::Others::default(),
     };
     let modules = fields
         .required("modules", "modules: [{ name: www, kind: farm, … }]", findings)

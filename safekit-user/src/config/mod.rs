@@ -1,5 +1,6 @@
 //! L1: YAML text -> [`Config`]. Parsed, not validated: what is in here holds, and nobody checks again.
 
+pub mod change;
 mod cluster;
 mod decode;
 pub mod duration;
@@ -233,6 +234,21 @@ impl Config {
         self.farms().map(|farm| farm.drain_timeout).max().unwrap_or_default()
     }
 
+    /// How long the stop scripts of the slowest module may take, the graceful and the forced calls together.
+    pub fn stop_timeout(&self) -> Duration {
+        let slowest = |module: &Module| -> Duration {
+            let stops = module.upkeep.scripts.iter().filter(|spec| !is_start(spec.script));
+            let scripts: Duration = stops.map(|spec| spec.timeout * 2).sum();
+            let services = if module.upkeep.services.is_empty() {
+                Duration::ZERO
+            } else {
+                upkeep::SCRIPT_TIMEOUT_DEFAULT
+            };
+            scripts + services
+        };
+        self.modules.iter().map(slowest).max().unwrap_or_default()
+    }
+
     pub fn networks(&self) -> impl Iterator<Item = (NetworkId, &Network)> {
         self.cluster.networks.iter().enumerate().map(|(index, network)| (NetworkId(index as u8), network))
     }
@@ -243,6 +259,11 @@ impl Config {
             Kind::Light => None,
         })
     }
+}
+
+fn is_start(script: crate::types::module::Script) -> bool {
+    use crate::types::module::Script::{Prestart, StartBoth, StartPrim, StartSec, StartSecond};
+    matches!(script, Prestart | StartBoth | StartPrim | StartSec | StartSecond)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The section `modules`: what the cluster keeps available.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::cluster::{Addresses, unique_name};
@@ -8,7 +9,7 @@ use super::decode::{Fields, Keys, Unique, choice, duration, ip, list, text, word
 use super::error::{Findings, meant_or_allowed, quoted};
 use super::rule::{Sharing, rules, weights};
 use super::tree::{Node, Value};
-use super::{Delivery, Farm, Group, Module, Share, VirtualIp};
+use super::{Delivery, Farm, Group, Kind, Module, Share, VirtualIp, upkeep};
 use crate::types::NodeId;
 
 /// A farm is a rule group, and the filter holds so many.
@@ -17,30 +18,57 @@ const VIRTUAL_IPS_MAX: usize = 32;
 /// IFNAMSIZ of the kernel, less its closing zero.
 const INTERFACE_BYTES_MAX: usize = 15;
 
-const MODULE: Keys = Keys {
+const FARM: Keys = Keys {
     of: "a module",
-    known: &["name", "kind", "nodes", "weights", "virtual_ips", "delivery", "drain_timeout", "rules"],
-    later: &[
-        "scripts",
-        "services",
-        "variables",
-        "checks",
-        "failover",
-        "replicate",
-        "replication",
-        "witness",
+    known: &[
+        "name",
+        "kind",
+        "nodes",
+        "weights",
+        "virtual_ips",
+        "delivery",
+        "drain_timeout",
+        "rules",
         "start",
         "after",
+        "services",
+        "variables",
+        "scripts",
+        "checks",
+        "max_loop",
+        "after_max_loop",
+        "failover",
+        "traffic",
     ],
+    later: &["replicate", "replication", "witness"],
+};
+const LIGHT: Keys = Keys {
+    of: "a light module",
+    known: &[
+        "name",
+        "kind",
+        "nodes",
+        "start",
+        "after",
+        "services",
+        "variables",
+        "scripts",
+        "checks",
+        "max_loop",
+        "after_max_loop",
+        "failover",
+    ],
+    later: &[],
 };
 const VIRTUAL_IP: Keys = Keys { of: "a virtual IP", known: &["address", "interface"], later: &[] };
 #[derive(Clone, Copy)]
 enum Word {
     Farm,
+    Light,
 }
 
-const KINDS: [(&str, Word); 1] = [("farm", Word::Farm)];
-const KINDS_LATER: [&str; 2] = ["mirror", "light"];
+const KINDS: [(&str, Word); 2] = [("farm", Word::Farm), ("light", Word::Light)];
+const KINDS_LATER: [&str; 1] = ["mirror"];
 const DELIVERIES: [(&str, Delivery); 3] =
     [("flood", Delivery::Flood), ("multicast", Delivery::Multicast), ("directed", Delivery::Directed)];
 /// What a clean stop waits for connections where the module says nothing.
@@ -62,6 +90,9 @@ pub(super) struct Surroundings<'a> {
     pub(super) virtual_ips: Unique<IpAddr>,
     /// Of the modules so far.
     pub(super) groups: Vec<Group>,
+    /// Where the file is.
+    pub(super) folder: PathBuf,
+    pub(super) others: upkeep::Others,
 }
 
 pub(super) fn modules(
@@ -71,26 +102,48 @@ pub(super) fn modules(
 ) -> Option<Vec<Module>> {
     let items = list(node, "modules", MODULES_MAX, "{ name: www, kind: farm, … }", findings)?;
     let modules: Vec<_> = items.iter().map(|item| module(item, surroundings, findings)).collect();
-    modules.into_iter().collect()
+    let modules: Option<Vec<Module>> = modules.into_iter().collect();
+    if let Some(modules) = &modules {
+        let names: Vec<String> = modules.iter().map(|module| module.name.clone()).collect();
+        upkeep::follow_up(&surroundings.others, &names, findings);
+    }
+    modules
 }
 
 fn module(node: &Node, surroundings: &mut Surroundings<'_>, findings: &mut Findings) -> Option<Module> {
     // A module of a later kind has keys of its own: one message about the kind says it all.
-    if let Some(kind) = later_kind(node) {
+    if let Some(kind) = kind_where(node, |word| KINDS_LATER.contains(&word)) {
         choice(kind, "kind", &KINDS, &KINDS_LATER, findings);
         return None;
     }
-    let fields = Fields::open(node, &MODULE, findings)?;
+    let light = kind_where(node, |word| word == "light").is_some();
+    let fields = Fields::open(node, if light { &LIGHT } else { &FARM }, findings)?;
     let kind = fields
         .required("kind", "kind: farm", findings)
         .and_then(|node| choice(node, "kind", &KINDS, &KINDS_LATER, findings));
-    let farm = farm(&fields, surroundings, findings);
-    match kind? {
-        Word::Farm => farm.map(Module::farm),
-    }
+    let name = unique_name(&fields, "module", &mut surroundings.names, findings);
+    let nodes = match fields.optional("nodes") {
+        Some(node) => members(node, surroundings.nodes, findings),
+        None => surroundings.nodes.map(|nodes| (0..nodes.len()).map(|index| NodeId(index as u8)).collect()),
+    };
+    let upkeep = upkeep::upkeep(
+        &fields,
+        name.as_deref(),
+        &surroundings.folder,
+        surroundings.nodes,
+        &mut surroundings.others,
+        findings,
+    );
+    let kind = match kind {
+        Some(Word::Light) => Some(Kind::Light),
+        Some(Word::Farm) | None => farm(&fields, name.clone(), nodes.clone(), surroundings, findings)
+            .filter(|_| kind.is_some())
+            .map(Kind::Farm),
+    };
+    Some(Module { name: name?, nodes: nodes?, upkeep: upkeep?, kind: kind? })
 }
 
-fn later_kind(node: &Node) -> Option<&Node> {
+fn kind_where(node: &Node, is: impl Fn(&str) -> bool) -> Option<&Node> {
     let Value::Map(entries) = &node.value else {
         return None;
     };
@@ -98,15 +151,16 @@ fn later_kind(node: &Node) -> Option<&Node> {
     let Value::Text(word) = &kind.value else {
         return None;
     };
-    KINDS_LATER.contains(&word.as_str()).then_some(kind)
+    is(word).then_some(kind)
 }
 
-fn farm(fields: &Fields<'_>, surroundings: &mut Surroundings<'_>, findings: &mut Findings) -> Option<Farm> {
-    let name = unique_name(fields, "module", &mut surroundings.names, findings);
-    let nodes = match fields.optional("nodes") {
-        Some(node) => members(node, surroundings.nodes, findings),
-        None => surroundings.nodes.map(|nodes| (0..nodes.len()).map(|index| NodeId(index as u8)).collect()),
-    };
+fn farm(
+    fields: &Fields<'_>,
+    name: Option<String>,
+    nodes: Option<Vec<NodeId>>,
+    surroundings: &mut Surroundings<'_>,
+    findings: &mut Findings,
+) -> Option<Farm> {
     let virtual_ips = fields
         .required("virtual_ips", "virtual_ips: [{ address: 10.99.0.100, interface: eth0 }]", findings)
         .and_then(|node| virtual_ips(node, surroundings, findings));

@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use super::cluster::PROFILES;
-use super::{Balance, Config, Farm, Ports, Rule, Share, duration};
+use super::upkeep::UpkeepView;
+use super::{Balance, Config, Farm, Kind, Module, Ports, Rule, Share, duration};
 use crate::types::{GroupId, NodeId, Timing};
 
 /// YAML that [`super::parse`] takes.
@@ -50,6 +51,14 @@ struct ModuleView<'c> {
     name: &'c str,
     kind: &'static str,
     nodes: Vec<&'c str>,
+    #[serde(flatten)]
+    farm: Option<FarmView<'c>>,
+    #[serde(flatten)]
+    upkeep: UpkeepView,
+}
+
+#[derive(Serialize)]
+struct FarmView<'c> {
     weights: serde_yaml::Mapping,
     virtual_ips: Vec<VirtualIpView<'c>>,
     delivery: &'static str,
@@ -109,7 +118,7 @@ impl<'c> FileView<'c> {
                 nodes: cluster.nodes.iter().map(|node| NodeView::of(node, config)).collect(),
                 heartbeat: HeartbeatView::of(cluster.timing),
             },
-            modules: config.farms().map(|farm| ModuleView::of(farm, config)).collect(),
+            modules: config.modules.iter().map(|module| ModuleView::of(module, config)).collect(),
         }
     }
 }
@@ -138,14 +147,27 @@ impl HeartbeatView {
 }
 
 impl<'c> ModuleView<'c> {
+    fn of(module: &'c Module, config: &'c Config) -> Self {
+        let farm = match &module.kind {
+            Kind::Farm(farm) => Some(FarmView::of(farm, config)),
+            Kind::Light => None,
+        };
+        Self {
+            name: &module.name,
+            kind: module.kind.word(),
+            nodes: module.nodes.iter().map(|node| config.name(*node)).collect(),
+            upkeep: UpkeepView::of(&module.upkeep, farm.is_some(), config),
+            farm,
+        }
+    }
+}
+
+impl<'c> FarmView<'c> {
     fn of(farm: &'c Farm, config: &'c Config) -> Self {
         let Share::Weighted(weights) = config.share(farm.group) else {
             unreachable!("a module's own share is made of weights");
         };
         Self {
-            name: &farm.name,
-            kind: "farm",
-            nodes: farm.nodes.iter().map(|node| config.name(*node)).collect(),
             weights: weights_view(weights, farm.nodes.iter().copied(), config),
             virtual_ips: farm
                 .virtual_ips

@@ -78,6 +78,8 @@ fn a_file_becomes_the_model() {
         })],
         groups: vec![group(0, Share::Weighted(vec![1, 1]))],
     };
+    let mut expected = expected;
+    expected.modules[0].upkeep.directory = "/etc/safekit".into();
     assert_eq!(parsed(FARM), expected);
 }
 
@@ -202,6 +204,94 @@ fn the_128th_node_is_the_last() {
     let errors = file(129).unwrap_err();
     assert_eq!(errors.errors[0].message, "129 entries in `nodes`");
     assert_eq!(errors.errors[0].at.as_ref().unwrap().line, 8 + 128, "the first that is too much");
+}
+
+/// Everything that a module can say about its application.
+const UPKEEP: &str = "    start: { boot: auto, delay: 5s }
+    after: [batch]
+    services: [nginx, php8.2-fpm]
+    variables: { PORT: 8080, MODE: fast }
+    scripts: { directory: www, timeout: 30s, start: ./start, stop: { run: ./stop, timeout: 1m }, prestart: 'true' }
+    checks:
+      - { name: http, tcp: { port: 80, interval: 2s, timeout: 1s }, action: restart }
+      - { name: site, http: { port: 80, path: /health, status: 200, body: ok$, fall: 3 } }
+      - { name: nginx, process: { name: nginx, arguments: master, at_least: 1, at_most: 9 }, action: restart_service, services: [nginx] }
+      - { name: gw, ping: { address: 10.99.0.254 } }
+      - { name: lan, link: { interface: eth0 } }
+      - { name: own, address: { address: 10.99.0.1 } }
+      - { name: batch, module: { module: batch } }
+      - { name: other, module: { module: www, node: web2 } }
+      - { name: far, module: { module: www, url: 'http://10.0.0.1:9010/health/www' } }
+      - { name: disk, custom: { run: ./disk, interval: 1m, timeout: 5s }, share_when_down: 50 }
+      - { name: agent, custom: { run: ./agent, reports: true }, when: both }
+      - { name: third, witness: { node: web2 } }
+    max_loop: 5 in 1h
+    after_max_loop: backoff
+    failover: { rules: [{ name: slow, when: 'tcp.http == down and remote.state == UP', do: stopstart }], disable: [link_failure] }
+    traffic: { on_failure: reset, slow_start: 30s, drain_on_stop: false }
+  - name: batch
+    kind: light
+    scripts: { start: ./batch start, stop: ./batch stop }
+";
+
+fn with_upkeep() -> String {
+    format!("{FARM}{UPKEEP}")
+}
+
+#[test]
+fn upkeep_is_read_and_shown() {
+    let config = parsed(&with_upkeep());
+    let [www, batch] = config.modules.as_slice() else { panic!("two modules: {:?}", config.modules) };
+    assert_eq!((www.kind.word(), batch.kind.word()), ("farm", "light"));
+    assert_eq!(www.upkeep.checks.len(), 12);
+    assert_eq!(www.upkeep.checks[0].resource(), "tcp.http");
+    assert_eq!(www.upkeep.checks[9].share_when_down, 50);
+    assert_eq!(www.upkeep.variables[0], ("PORT".to_owned(), "8080".to_owned()));
+    assert_eq!(batch.upkeep.scripts.len(), 2);
+    assert_eq!(parsed(&effective(&config)), config);
+    assert_eq!(
+        ownership_hash(&config),
+        ownership_hash(&parsed(FARM)),
+        "who owns what has nothing to do with it"
+    );
+}
+
+#[test]
+fn the_samples_are_right() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let mut samples = 0;
+    for entry in std::fs::read_dir(folder).expect("the samples are there").flatten() {
+        let path = entry.path();
+        let config = load(&path).unwrap_or_else(|errors| panic!("{}: {errors}", path.display()));
+        assert_eq!(
+            parse(&effective(&config), "/sample.yaml").map(|again| again.modules.len()),
+            Ok(config.modules.len())
+        );
+        samples += 1;
+    }
+    assert!(samples >= 3, "{samples} samples");
+}
+
+#[test]
+fn mistakes_in_upkeep_are_named() {
+    for (from, to, expected) in [
+        ("tcp: { port: 80,", "tpc: { port: 80,", "unknown key `tpc` in a check"),
+        ("when: 'tcp.http == down", "when: 'tcp.http = down", "is no rule"),
+        ("after: [batch]", "after: [bitch]", "there is no module `bitch`"),
+        ("body: ok$", "body: 'ok('", "no regular expression"),
+        ("PORT: 8080", "SAFEKIT_X: 8080", "cannot be a variable"),
+        ("max_loop: 5 in 1h", "max_loop: five", "no `max_loop`"),
+        ("disable: [link_failure]", "disable: [link_failed]", "no `disable`"),
+        ("kind: light", "kind: light\n    after: [www]", "comes after"),
+        ("{ name: gw, ping", "{ name: lan, ping", "the check lan is there twice"),
+        ("services: [nginx, php8.2-fpm]", "services: ['-nginx']", "cannot be a service"),
+    ] {
+        let text = with_upkeep();
+        assert!(text.contains(from), "{from}");
+        let errors = parse(&text.replacen(from, to, 1), "farm.yaml").expect_err(to);
+        let messages: Vec<&str> = errors.errors.iter().map(|error| error.message.as_str()).collect();
+        assert!(messages.iter().any(|message| message.contains(expected)), "{to}: {messages:?}");
+    }
 }
 
 /// Any damage to a file ends in errors or in a configuration, quickly, and never in a panic.

@@ -15,3 +15,13 @@ pub fn wall() -> WallTime {
     let time = clock_gettime(ClockId::Realtime);
     WallTime::of_unix_ms(time.tv_sec * 1000 + time.tv_nsec / 1_000_000).unwrap_or_default()
 }
+
+/// Seconds since 1970, for people alone: nothing is decided by it.
+pub fn unix_seconds() -> u64 {
+    u64::try_from(clock_gettime(ClockId::Realtime).tv_sec).unwrap_or(0)
+}
+
+/// The time of day in UTC for people, as RFC 3339 with milliseconds. Nothing is decided by it.
+pub fn utc() -> String {
+    wall().to_string()
+}

@@ -20,13 +20,12 @@ use super::roads::Roads;
 use super::runtime::{self, Runtime};
 use super::vip::{self, VirtualIps, Wanted};
 use super::{clock, generations, links, realtime};
-use crate::config::key::ClusterKey;
 use crate::config::{Balance, Config, Delivery, ownership_hash};
 use crate::engine::farm::{Engine, HOLD, Input, Rules, Setup};
 use crate::engine::groups::groups;
 use crate::engine::reach::Reach;
 use crate::types::snapshot::VirtualIpInfo;
-use crate::types::{BootId, Generation, NodeId, Snapshot};
+use crate::types::{BootId, Generation, GroupId, KeyRing, NodeId, Snapshot};
 use crate::wire::seal::{Opener, Sealer, derive_hash_key};
 
 #[derive(Debug, thiserror::Error)]
@@ -54,11 +53,13 @@ pub enum Error {
 /// What a life needs to know.
 pub struct Life {
     pub config: Config,
-    pub key: ClusterKey,
+    pub keys: KeyRing,
     pub me: NodeId,
     pub boot: BootId,
     pub pin_dir: PathBuf,
     pub state_dir: PathBuf,
+    /// How well the applications of this node are, by rule group.
+    pub health: Vec<(GroupId, u8)>,
 }
 
 /// A daemon that is up.
@@ -76,7 +77,7 @@ type Started = (watch::Receiver<Arc<Snapshot>>, Inbox, oneshot::Receiver<Result<
 impl Life {
     /// Brings everything up, the heartbeat thread last.
     pub async fn start(self) -> Result<Running, Error> {
-        let plan = Plan::of(&self.config, self.me, derive_hash_key(&self.key))?;
+        let plan = Plan::of(&self.config, self.me, derive_hash_key(&self.keys.seed))?;
         let pin_dir = self.pin_dir.clone();
         let mut addresses = VirtualIps::prepare(&wanted(&plan)).await?;
         match self.start_on(&plan, &mut addresses).await {
@@ -172,8 +173,9 @@ impl Life {
 
     fn seals(&self) -> (Sealer, Opener) {
         let name = &self.config.cluster.name;
-        let opener = Opener::new(&self.key, name, self.config.cluster.nodes.len());
-        (Sealer::new(&self.key, name, self.me, self.boot), opener)
+        let mut opener = Opener::new(&self.keys.sending, name, self.config.cluster.nodes.len());
+        opener.accept(&self.keys.accepted());
+        (Sealer::new(&self.keys.sending, name, self.me, self.boot), opener)
     }
 
     /// Which heartbeat networks share an interface with a virtual IP. When none does, all count: then nobody can tell
@@ -207,6 +209,7 @@ impl Life {
             seed: u64::from_le_bytes(self.boot.0[..8].try_into().expect("a boot id has sixteen bytes")),
             hold: HOLD,
             generation,
+            health: self.health.clone(),
             rules: Rules::ALL,
         }
     }

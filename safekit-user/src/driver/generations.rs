@@ -85,6 +85,8 @@ impl Stored {
             adjustments: Adjustments {
                 drained: self.drained.iter().filter_map(|name| config.node(name)).collect(),
                 weights,
+                // Each node says at its start how well it is.
+                health: Vec::new(),
             },
         }
     }
@@ -144,7 +146,7 @@ modules:
     fn what_was_kept_comes_back_and_weights_only_with_their_configuration() {
         let (directory, before) = (state_dir("kept"), config(FARM));
         let weights = vec![WeightSet { group: GroupId(0), node: NodeId(1), weight: 7 }];
-        let adjustments = Adjustments { drained: NodeSet::of(NodeId(0)), weights };
+        let adjustments = Adjustments { drained: NodeSet::of(NodeId(0)), weights, health: Vec::new() };
         let generation = Generation { counter: 3, proposer: NodeId(1), adjustments };
         write(&directory, &Stored::of(&generation, &before)).expect("a directory of our own");
         assert_eq!(load(&directory, &before), generation);

@@ -9,7 +9,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
 use crate::engine::farm::Input;
-use crate::types::{BucketBits, Command, GroupId, Instant, Reply};
+use crate::types::{BucketBits, ClusterKey, Command, GroupId, Instant, Reply};
 
 /// Full: the sender is told, and tries again or drops what is only a hint.
 const REQUESTS_MAX: usize = 256;
@@ -27,6 +27,8 @@ pub enum Request {
     /// All live connections of this node, by group.
     Live(Vec<(GroupId, u32)>),
     Question(Command, oneshot::Sender<Reply>),
+    /// Keys to go by from now on: send with the first, accept all.
+    Keys(Vec<ClusterKey>),
     /// Leave the farm, and leave the filter to a successor: live connections go on meanwhile.
     HandOver,
 }

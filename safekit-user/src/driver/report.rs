@@ -342,6 +342,7 @@ impl Reporter {
             group: group.0,
             share: share.to_owned(),
             weights: engine.weights(group),
+            health: engine.healths(group),
             buckets: engine.table(group).mine.capacity() as u32,
             owned: applied.owned,
             transitional: applied.transitional,

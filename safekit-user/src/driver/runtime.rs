@@ -150,6 +150,12 @@ impl Runtime {
                     // A client that no longer waits needs no answer.
                     let _gone = answer.send(self.adjust(&wish, dry_run, now));
                 }
+                Request::Keys(keys) => {
+                    if let Some(sending) = keys.first() {
+                        self.opener.accept(&keys);
+                        self.sealer.switch(sending);
+                    }
+                }
                 Request::HandOver => {
                     self.engine.handle(Input::Leave { drain_max: Duration::ZERO }, now);
                 }

@@ -25,7 +25,7 @@ use tokio::time::{sleep, timeout};
 use super::heartbeat::{Port, Sockets};
 use super::{clock, datapath, realtime};
 use crate::config::Config;
-use crate::config::key::ClusterKey;
+use crate::config::key::{ClusterKey, read_key};
 use crate::types::{BootId, NodeId};
 use crate::wire::heartbeat::{Body, OBITUARY_SEQ, encode};
 use crate::wire::seal::Sealer;
@@ -190,7 +190,7 @@ impl Supervisor {
         signals: &mut Signals,
     ) -> Result<Ended, Error> {
         tell(&child, rustix::process::Signal::TERM);
-        let patience = self.config.drain_timeout() + LEAVE_MARGIN;
+        let patience = self.config.drain_timeout() + self.config.stop_timeout() + LEAVE_MARGIN;
         let left = tokio::select! {
             left = timeout(patience, child.wait()) => left.ok(),
             () = signals.stop() => {
@@ -218,8 +218,10 @@ impl Supervisor {
             tracing::error!(%error, "cannot close the kernel's lease; waiting for its end");
             sleep(self.config.cluster.timing.lease).await;
         }
+        // The key may have been changed since this parent began.
+        let key = read_key(&self.config.cluster.key_file).unwrap_or_else(|_| self.key.clone());
         let mut datagram = Vec::new();
-        Sealer::new(&self.key, &self.config.cluster.name, self.me, boot).seal(
+        Sealer::new(&key, &self.config.cluster.name, self.me, boot).seal(
             OBITUARY_SEQ,
             &encode(&Body::Obituary),
             &mut datagram,

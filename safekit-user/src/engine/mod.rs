@@ -3,10 +3,14 @@
 // A new state or verdict must be decided everywhere.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod apply;
 pub mod audit;
+pub mod check;
 pub mod doctor;
 pub mod farm;
 pub mod groups;
 pub mod health;
+pub mod module;
 pub mod probe;
 pub mod reach;
+pub mod rules;

@@ -23,8 +23,8 @@ use crate::driver::clock;
 use crate::types::journal::{Act, ActResult};
 use crate::types::{Command, Reply, Snapshot, WallTime};
 
-/// Longer than any command.
-const LINE_BYTES_MAX: u64 = 64 * 1024;
+/// Longer than any command: the longest carries a configuration.
+const LINE_BYTES_MAX: u64 = 1024 * 1024;
 /// Full: further clients wait in the kernel's backlog.
 const CLIENTS_MAX: usize = 64;
 /// A client that takes no answer for so long is gone.
@@ -33,6 +33,10 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Other nodes answer within a deadline of their own, which is shorter.
 const OTHERS_TIMEOUT: Duration = Duration::from_secs(4);
+/// All nodes are asked twice.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(7);
+/// All nodes are asked four times, each time with a deadline of its own.
+const ROTATE_TIMEOUT: Duration = Duration::from_secs(14);
 /// A watching screen needs no more.
 const WATCH_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
@@ -130,15 +134,16 @@ async fn answer(service: &mut Service, peer: &Peer, command: Command) -> Reply {
     let (command, within) = match command {
         Command::Status => return status(&service.snapshots.borrow_and_update()),
         Command::On { nodes, each, .. } => (Command::On { nodes, each, by: by.clone() }, OTHERS_TIMEOUT),
+        Command::ConfigApply { text, dry_run, .. } => {
+            (Command::ConfigApply { text, dry_run, by: by.clone() }, APPLY_TIMEOUT)
+        }
+        Command::KeyRotate => (Command::KeyRotate, ROTATE_TIMEOUT),
         command => (command, ANSWER_TIMEOUT),
     };
-    let Some(what) = command.audited() else { return ask(&service.questions, command, by, within).await };
+    let Some(what) = command.audited() else { return ask(&service.questions, command, &by, within).await };
     let began = clock::wall();
-    let reply = ask(&service.questions, command, by, within).await;
-    let result = match &reply {
-        Reply::Refused { error, .. } => ActResult::Refused { error: error.clone() },
-        _ => ActResult::Done,
-    };
+    let reply = ask(&service.questions, command, &by, within).await;
+    let result = ActResult::of(&reply);
     (service.auditor)(act(peer, began, what, result));
     reply
 }
@@ -175,10 +180,10 @@ async fn stream_snapshots(
     }
 }
 
-async fn ask(questions: &mpsc::Sender<Question>, command: Command, by: String, within: Duration) -> Reply {
+async fn ask(questions: &mpsc::Sender<Question>, command: Command, by: &str, within: Duration) -> Reply {
     let (answer, answered) = oneshot::channel();
     let asked = async {
-        questions.send((command, by, answer)).await.ok()?;
+        questions.send((command, by.to_owned(), answer)).await.ok()?;
         answered.await.ok()
     };
     match timeout(within, asked).await {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::exit::Exit;
+use crate::types::command::{Answer, NodeAnswer};
 use crate::types::{Command, Reply};
 
 /// The daemon answers from memory in milliseconds; a stuck one is told apart by this.
@@ -39,6 +40,8 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    #[error("{node} is unreachable: {why}")]
+    Unreachable { node: String, why: String },
     #[error("the daemon gave an answer to another question")]
     Unexpected,
     #[error("no effect on {what} within {waited:?}: the members of the farm do not agree")]
@@ -58,6 +61,7 @@ impl Error {
             Self::Broken { .. } | Self::Closed { .. } => "the daemon has ended or restarts: try again",
             Self::Silent { .. } => "the daemon is stuck or stopped: look at its log and its process state",
             Self::Foreign { .. } | Self::Unexpected => "use a safekit of the daemon's version",
+            Self::Unreachable { .. } => "`safekit status` says what is known of it; look at that node",
             Self::NoEffect { .. } => "`safekit status` on each node",
             Self::Print(_) => "look at where the output goes",
         }
@@ -71,9 +75,11 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Print(_) | Self::NoEffect { .. } | Self::Unexpected | Self::Foreign { .. } => Exit::Failed,
-            Self::Connect { .. } | Self::Broken { .. } | Self::Closed { .. } | Self::Silent { .. } => {
-                Exit::Unreachable
-            }
+            Self::Connect { .. }
+            | Self::Broken { .. }
+            | Self::Closed { .. }
+            | Self::Silent { .. }
+            | Self::Unreachable { .. } => Exit::Unreachable,
         }
     }
 
@@ -95,6 +101,8 @@ pub struct Client {
     stream: BufReader<UnixStream>,
     /// What has arrived of a line that is not complete: a `receive` that timed out loses nothing.
     partial: Vec<u8>,
+    /// Another node, to which the daemon passes questions on.
+    node: Option<String>,
 }
 
 impl Client {
@@ -106,13 +114,45 @@ impl Client {
             Ok(stream)
         };
         let stream = connect().map_err(|source| Error::Connect { socket: socket.to_owned(), source })?;
-        Ok(Self { socket: socket.to_owned(), stream: BufReader::new(stream), partial: Vec::new() })
+        Ok(Self {
+            socket: socket.to_owned(),
+            stream: BufReader::new(stream),
+            partial: Vec::new(),
+            node: None,
+        })
+    }
+
+    /// Questions go to another node from now on; none: to this one.
+    #[must_use]
+    pub fn at(self, node: Option<&str>) -> Self {
+        Self { node: node.map(str::to_owned), ..self }
     }
 
     /// One command, one reply.
     pub fn ask(&mut self, command: &Command) -> Result<Reply, Error> {
+        let Some(node) = self.node.clone() else {
+            self.send(command)?;
+            return self.receive(ANSWER_TIMEOUT);
+        };
+        let each = Box::new(command.clone());
+        self.send(&Command::On { nodes: vec![node], each, by: String::new() })?;
+        match self.receive(ANSWER_TIMEOUT)? {
+            Reply::ByNode { mut answers } => match answers.pop() {
+                Some(NodeAnswer { answer: Answer::Said(reply), .. }) => Ok(reply),
+                Some(NodeAnswer { node, answer: Answer::Unreachable(why) }) => {
+                    Err(Error::Unreachable { node, why })
+                }
+                None => Err(Error::Unexpected),
+            },
+            refused @ Reply::Refused { .. } => Ok(refused),
+            _ => Err(Error::Unexpected),
+        }
+    }
+
+    /// The same with another deadline.
+    pub fn ask_within(&mut self, command: &Command, within: Duration) -> Result<Reply, Error> {
         self.send(command)?;
-        self.receive(ANSWER_TIMEOUT)
+        self.receive(within)
     }
 
     pub fn send(&mut self, command: &Command) -> Result<(), Error> {

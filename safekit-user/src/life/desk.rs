@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use safekit::driver::clock;
-use safekit::driver::cluster::{Asked, Cluster};
+use safekit::driver::cluster::{Asked, Cluster, applier};
 use safekit::driver::inbox::{Inbox, Request};
 use safekit::driver::journal::Journal;
+use safekit::driver::modules::{Modules, module_of};
 use safekit::front::control::Question;
-use safekit::types::cluster::LinksInfo;
+use safekit::types::cluster::{ApplyMessage, LinksInfo};
 use safekit::types::command::{Answer, NodeAnswer};
+use safekit::types::journal::{Act, ActResult, Actor};
 use safekit::types::snapshot::Warning;
-use safekit::types::{Command, NodeId, Reply, Snapshot};
+use safekit::types::{Command, Instant, ModuleInfo, NodeId, Reply, Snapshot};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -20,9 +22,11 @@ use tokio::time::timeout;
 /// Questions that are being answered; more wait in their clients' tasks.
 const ANSWERING_MAX: usize = 64;
 /// Shorter than what the client on the control socket waits.
-const OTHER_NODE: Duration = Duration::from_secs(3);
+pub(super) const OTHER_NODE: Duration = Duration::from_secs(3);
 /// The heartbeat thread answers from memory.
 const OWN_THREAD: Duration = Duration::from_secs(2);
+/// All nodes are asked twice, each time with a deadline of its own.
+const APPLIER: Duration = Duration::from_secs(6);
 /// Ages on the screen are never older.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -31,6 +35,8 @@ pub(super) struct Desk {
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) cluster: Cluster,
     pub(super) journal: Journal,
+    pub(super) modules: Modules,
+    pub(super) applier: mpsc::Sender<applier::Request>,
 }
 
 impl Desk {
@@ -44,25 +50,38 @@ impl Desk {
         let places = Arc::new(Semaphore::new(ANSWERING_MAX));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let (command, by, answer) = tokio::select! {
-                Some((command, _, answer)) = here.recv() => (command, None, answer),
-                Some(Asked { command, by, answer, .. }) = passed_on.recv() => (command, Some(by), answer),
+            let (command, by, passed_on, answer) = tokio::select! {
+                Some((command, by, answer)) = here.recv() => (command, by, None, answer),
+                Some(Asked { command, by, from, answer }) = passed_on.recv() => {
+                    (command, by, Some(from), answer)
+                }
                 else => return,
             };
             let desk = Arc::clone(&desk);
             tokio::spawn(async move {
                 // A client that no longer waits needs no answer.
-                let _gone = answer.send(desk.answer(command, by.as_deref()).await);
+                let _gone = answer.send(desk.answer_audited(command, by, passed_on).await);
                 drop(place);
             });
         }
     }
 
-    /// `passed_on`: who asked on another node.
-    async fn answer(&self, command: Command, passed_on: Option<&str>) -> Reply {
-        if let Some(by) = passed_on {
-            tracing::info!(?command, by, "a command from another node");
-        }
+    /// The control socket remembers its own commands; those of other nodes are remembered here.
+    async fn answer_audited(&self, command: Command, by: String, passed_on: Option<NodeId>) -> Reply {
+        let (Some(from), Some(what)) = (passed_on, command.audited()) else {
+            return self.answer(command, &by, passed_on).await;
+        };
+        let began = clock::wall();
+        let reply = self.answer(command, &by, passed_on).await;
+        let from = format!("node {}", self.cluster.config().name(from));
+        let who = Actor { uid: None, user: Some(by), from };
+        let (ended, result) = (clock::wall(), ActResult::of(&reply));
+        self.journal.audit(Act { began, ended, node: String::new(), who, what, result });
+        reply
+    }
+
+    /// `passed_on`: the node on which it was asked, where that is another one.
+    async fn answer(&self, command: Command, by: &str, passed_on: Option<NodeId>) -> Reply {
         match command {
             Command::Status => {
                 Reply::Status { snapshot: Box::new(Snapshot::clone(&self.snapshots.borrow())) }
@@ -80,6 +99,24 @@ impl Desk {
             Command::Audit { count } => Reply::Audit { acts: self.journal.acts(count).await },
             // Only the control socket has it: it never ends.
             Command::Watch => refused("only the node itself can be watched", "ask that node itself"),
+            command if module_of(&command).is_some() => self.ask_module(command, by).await,
+            Command::ConfigApply { text, dry_run, by } => {
+                let user = format!("{by} on {}", self.cluster.config().name(self.cluster.me()));
+                self.ask_applier(|answer| applier::Request::Propose { text, user, dry_run, answer }).await
+            }
+            Command::ConfigText { number } => {
+                self.ask_applier(|answer| applier::Request::Text { number, answer }).await
+            }
+            Command::ConfigHistory => self.ask_applier(|answer| applier::Request::History { answer }).await,
+            Command::KeyRotate if passed_on.is_some() => {
+                refused("the key is changed from the node that is asked", "ask that node itself")
+            }
+            Command::KeyRotate => self.rotate().await,
+            Command::KeyStep { step } if passed_on.is_some() => self.key_step(&step),
+            Command::KeyStep { .. } => {
+                refused("only nodes say that to each other", "use `safekit keygen --rotate`")
+            }
+            Command::Agree { message } => self.agree(message, passed_on).await,
             command => self.ask_engine(command).await,
         }
     }
@@ -105,7 +142,7 @@ impl Desk {
         let me = self.cluster.me();
         let mut answers = Vec::new();
         if names.is_empty() || names.iter().any(|name| name == config.name(me)) {
-            answers.push((me, Answer::Said(Box::pin(self.answer(each.clone(), None)).await)));
+            answers.push((me, Answer::Said(Box::pin(self.answer(each.clone(), by, None)).await)));
         }
         while let Some(Ok((node, answer))) = asked.join_next().await {
             let answer = match answer {
@@ -119,6 +156,42 @@ impl Desk {
         Reply::ByNode { answers: answers.into_iter().map(named).collect() }
     }
 
+    async fn ask_module(&self, command: Command, by: &str) -> Reply {
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            self.modules.ask(command, by.to_owned(), answer).await;
+            answered.await
+        };
+        match timeout(OWN_THREAD, asked).await {
+            Ok(Ok(reply)) => reply,
+            _ => refused("the module does not answer: the daemon is stopping or stuck", "look at its log"),
+        }
+    }
+
+    async fn ask_applier(&self, request: impl FnOnce(oneshot::Sender<Reply>) -> applier::Request) -> Reply {
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            self.applier.send(request(answer)).await.ok()?;
+            answered.await.ok()
+        };
+        match timeout(APPLIER, asked).await {
+            Ok(Some(reply)) => reply,
+            Ok(None) | Err(_) => {
+                refused("the daemon is stopping or stuck", "look at its log, then try again")
+            }
+        }
+    }
+
+    async fn agree(&self, message: ApplyMessage, passed_on: Option<NodeId>) -> Reply {
+        let Some(from) = passed_on else {
+            return refused("only nodes say that to each other", "use `safekit config apply FILE`");
+        };
+        match self.applier.send(applier::Request::Message { from, message }).await {
+            Ok(()) => Reply::Accepted { at: clock::now() },
+            Err(_) => refused("the daemon is stopping", "try again in a moment"),
+        }
+    }
+
     async fn ask_engine(&self, command: Command) -> Reply {
         let (answer, answered) = oneshot::channel();
         let posted = self.inbox.post(Request::Question(command, answer));
@@ -129,7 +202,7 @@ impl Desk {
     }
 }
 
-fn refused(error: &str, next_step: &str) -> Reply {
+pub(super) fn refused(error: &str, next_step: &str) -> Reply {
     Reply::Refused { error: error.to_owned(), next_step: next_step.to_owned() }
 }
 
@@ -146,24 +219,34 @@ pub(super) fn ask_parent_to_restart() -> Reply {
     }
 }
 
-/// Snapshots of the heartbeat thread, with what the connections to other nodes know.
-pub(super) fn with_links(
+/// Snapshots of the heartbeat thread, with what the modules and the connections to other nodes know.
+pub(super) fn complete(
     mut plain: watch::Receiver<Arc<Snapshot>>,
     cluster: Cluster,
+    mut modules: watch::Receiver<Arc<Vec<ModuleInfo>>>,
 ) -> watch::Receiver<Arc<Snapshot>> {
-    let joined = move |plain: &Arc<Snapshot>, links: LinksInfo| {
+    let joined = move |plain: &Arc<Snapshot>, links: LinksInfo, modules: &Arc<Vec<ModuleInfo>>| {
         let mut snapshot = Snapshot::clone(plain);
+        age(&mut snapshot, clock::now());
+        snapshot.modules = modules.to_vec();
         snapshot.warnings.extend(other_configurations(&links));
         snapshot.links = links;
         Arc::new(snapshot)
     };
-    let (sender, receiver) = watch::channel(joined(&plain.borrow_and_update(), cluster.info()));
+    let first = joined(&plain.borrow_and_update(), cluster.info(), &modules.borrow_and_update());
+    let (sender, receiver) = watch::channel(first);
     tokio::spawn(async move {
         loop {
-            if let Ok(Err(_)) = timeout(FRESH, plain.changed()).await {
+            let news = async {
+                tokio::select! {
+                    news = plain.changed() => news,
+                    news = modules.changed() => news,
+                }
+            };
+            if let Ok(Err(_)) = timeout(FRESH, news).await {
                 return;
             }
-            let next = joined(&plain.borrow_and_update(), cluster.info());
+            let next = joined(&plain.borrow_and_update(), cluster.info(), &modules.borrow_and_update());
             sender.send_replace(next);
         }
     });
@@ -184,4 +267,13 @@ fn other_configurations(links: &LinksInfo) -> Option<Warning> {
         what: format!("{} {verb} with another configuration than this node", names.join(", ")),
         remedy: "on the node that has the right one: `safekit config apply FILE`".to_owned(),
     })
+}
+
+/// What is shown later than it was taken is older by that.
+fn age(snapshot: &mut Snapshot, now: Instant) {
+    let later = u64::try_from(now.since(snapshot.taken).as_millis()).unwrap_or(u64::MAX);
+    for heard in snapshot.nodes.iter_mut().filter_map(|node| node.heard_ms.as_mut()) {
+        *heard = heard.saturating_add(later);
+    }
+    snapshot.taken = snapshot.taken.max(now);
 }

@@ -11,6 +11,8 @@ pub struct ConfigVersion {
     pub number: u64,
     /// The node on which it was applied.
     pub by: String,
+    /// Tells two proposals of one node apart that would have the same number, because it restarted in between.
+    pub attempt: u64,
 }
 
 impl std::fmt::Display for ConfigVersion {
@@ -18,6 +20,70 @@ impl std::fmt::Display for ConfigVersion {
         write!(f, "{}", self.number)?;
         if self.by.is_empty() { Ok(()) } else { write!(f, " of {}", self.by) }
     }
+}
+
+/// A configuration that is to be, or has become, that of all nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Proposal {
+    pub version: ConfigVersion,
+    /// What it was made from: a node that has another one says no.
+    pub base: ConfigVersion,
+    pub text: String,
+    /// Who applied it: `root on web1`.
+    pub user: String,
+    /// Seconds since 1970.
+    pub at: u64,
+}
+
+/// What a configuration would do on one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Effect {
+    /// It cannot be taken by the daemon that runs: why, as a sentence.
+    pub hand_over: Option<String>,
+    /// What will happen, a sentence each.
+    pub lines: Vec<String>,
+}
+
+/// What nodes say to each other so that a configuration is in force everywhere or nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub enum ApplyMessage {
+    /// Could you run this? As a question only, nothing is kept.
+    Prepare {
+        proposal: Proposal,
+        dry_run: bool,
+    },
+    /// Yes: promised, and kept over a restart.
+    Yes {
+        version: ConfigVersion,
+        effect: Effect,
+    },
+    /// `seen`: the highest number that this node has met.
+    No {
+        version: ConfigVersion,
+        why: String,
+        seen: u64,
+    },
+    Commit {
+        version: ConfigVersion,
+    },
+    Abort {
+        version: ConfigVersion,
+    },
+    Done {
+        version: ConfigVersion,
+    },
+    /// Promised, and never heard how it ended: how did it?
+    HowEnded {
+        version: ConfigVersion,
+    },
+    /// Send the newest that you have committed.
+    Fetch,
+    Here {
+        proposal: Proposal,
+    },
 }
 
 /// The configuration that a node runs with.
@@ -61,4 +127,15 @@ pub struct RefusedInfo {
     pub count: u64,
     /// Who it was last, as far as can be told from the address.
     pub last: String,
+}
+
+/// One of the configurations that are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigEntry {
+    pub version: ConfigVersion,
+    pub user: String,
+    /// Seconds since 1970.
+    pub at: u64,
+    pub in_force: bool,
 }

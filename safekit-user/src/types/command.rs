@@ -5,9 +5,11 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::cluster::{ApplyMessage, ConfigEntry, ConfigVersion, Effect};
 use super::journal::{Act, Entry, Wanted};
+use super::logs::{LogPage, ScriptRun};
 use super::module::{Action, ResourceInfo, ResourceState, Verb};
-use super::{Access, Bucket, Instant, Snapshot, ViewId};
+use super::{Bucket, Instant, KeyStep, Snapshot, ViewId};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
@@ -33,6 +35,11 @@ pub enum Command {
     Checks { module: String, on: bool, for_ms: Option<u64> },
     /// Which failover rules hold, and why. Answered by [`Reply::Rules`].
     Rules { module: String },
+    /// The last runs of a module's scripts, those of one script, or of those whose names begin so (`start`). Answered
+    /// by [`Reply::Runs`].
+    Logs { module: String, script: Option<String>, last: u32 },
+    /// What one of them has printed, from a byte on. Answered by [`Reply::LogPage`].
+    LogPage { module: String, run: String, from: u64 },
     /// Restart the daemon with the program and the configuration of today, under a filter that stays. Answered by
     /// [`Reply::Accepted`] before the daemon ends.
     Reload,
@@ -50,60 +57,25 @@ pub enum Command {
     Events { wanted: Wanted, after: Option<u64> },
     /// The newest commands that changed something. Answered by [`Reply::Audit`].
     Audit { count: usize },
-}
-
-impl Command {
-    /// Who may give it.
-    pub fn needs(&self) -> Access {
-        match self {
-            Self::Status
-            | Self::Watch
-            | Self::Explain { .. }
-            | Self::Resource { .. }
-            | Self::Rules { .. }
-            | Self::Events { .. }
-            | Self::Adjust { dry_run: true, .. } => Access::Monitor,
-            Self::Adjust { dry_run: false, .. }
-            | Self::Module { .. }
-            | Self::SetResource { .. }
-            | Self::Report { .. }
-            | Self::Checks { .. } => Access::Control,
-            // The program and the configuration of today take effect: that is more than to operate.
-            Self::Reload | Self::Audit { .. } => Access::Admin,
-            Self::On { each, .. } => each.needs(),
-        }
-    }
-
-    /// As the audit log has it, in the words of the command line; none where it changes nothing. Never a secret.
-    pub fn audited(&self) -> Option<String> {
-        match self {
-            Self::Status
-            | Self::Watch
-            | Self::Explain { .. }
-            | Self::Resource { .. }
-            | Self::Rules { .. }
-            | Self::Events { .. }
-            | Self::Audit { .. }
-            | Self::Adjust { dry_run: true, .. } => None,
-            // A checking program says so every few seconds; what it leads to is an event.
-            Self::Report { .. } => None,
-            Self::Adjust { wish, dry_run: false } => Some(wish.to_string()),
-            Self::Module { module, verb } => Some(format!("{} {module}", verb.word())),
-            Self::SetResource { module, name, state } => {
-                Some(format!("resource set {module} {name} {}", state.word()))
-            }
-            Self::Checks { module, on, for_ms } => {
-                let word = if *on { "on" } else { "off" };
-                let span = for_ms.map(|ms| format!(" --for {}s", ms / 1000)).unwrap_or_default();
-                Some(format!("check {word} {module}{span}"))
-            }
-            Self::Reload => Some("reload".to_owned()),
-            Self::On { nodes, each, .. } => each.audited().map(|each| match nodes.as_slice() {
-                [] => format!("{each} --all"),
-                nodes => nodes.iter().fold(each, |text, node| text + " --node " + node),
-            }),
-        }
-    }
+    /// One configuration for all nodes. Answered by [`Reply::ConfigPlan`] as a question only, else by
+    /// [`Reply::ConfigApplied`].
+    ConfigApply {
+        text: String,
+        dry_run: bool,
+        /// Filled in by the daemon, whatever the client says.
+        #[serde(default)]
+        by: String,
+    },
+    /// Answered by [`Reply::ConfigText`]; none: the one in force.
+    ConfigText { number: Option<u64> },
+    /// Answered by [`Reply::ConfigHistory`].
+    ConfigHistory,
+    /// Another cluster key on every node, without an outage. Answered by [`Reply::Accepted`] when all is done.
+    KeyRotate,
+    /// From node to node only.
+    KeyStep { step: KeyStep },
+    /// From node to node only.
+    Agree { message: ApplyMessage },
 }
 
 /// What one of several nodes said.
@@ -184,6 +156,13 @@ pub enum Reply {
     Rules {
         rules: Vec<RuleState>,
     },
+    /// The oldest first.
+    Runs {
+        runs: Vec<ScriptRun>,
+    },
+    LogPage {
+        page: LogPage,
+    },
     ByNode {
         answers: Vec<NodeAnswer>,
     },
@@ -195,6 +174,27 @@ pub enum Reply {
     /// The oldest first.
     Audit {
         acts: Vec<Act>,
+    },
+    /// What would happen, by node.
+    ConfigPlan {
+        effects: Vec<(String, Effect)>,
+    },
+    ConfigApplied {
+        version: ConfigVersion,
+        /// Nodes that have not confirmed it; they will follow.
+        missing: Vec<String>,
+        /// The daemons are started anew for it.
+        hand_over: bool,
+    },
+    ConfigText {
+        version: ConfigVersion,
+        text: String,
+        /// Where it is on the node that answers: relative paths start there.
+        file: String,
+    },
+    /// The newest first.
+    ConfigHistory {
+        entries: Vec<ConfigEntry>,
     },
     /// The command was understood and could not be done.
     Refused {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::WallTime;
+use super::{Reply, WallTime};
 
 /// How much an event matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -136,6 +136,15 @@ pub enum ActResult {
     Refused {
         error: String,
     },
+}
+
+impl ActResult {
+    pub fn of(reply: &Reply) -> Self {
+        match reply {
+            Reply::Refused { error, .. } => Self::Refused { error: error.clone() },
+            _ => Self::Done,
+        }
+    }
 }
 
 impl fmt::Display for ActResult {

@@ -30,7 +30,23 @@ pub struct Adjustments {
     pub drained: NodeSet,
     /// In the order of group and node, each pair once; [`WEIGHTS_SET_MAX`] at most.
     pub weights: Vec<WeightSet>,
+    /// How well the application of a node is, where that is not 100 percent. In the order of group and node, each pair
+    /// once; [`HEALTHS_SET_MAX`] at most.
+    pub health: Vec<HealthSet>,
 }
+
+/// What is left of a node's part of a group, by the health of its application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct HealthSet {
+    pub group: GroupId,
+    pub node: NodeId,
+    /// 0 to 99.
+    pub percent: u8,
+}
+
+pub const HEALTHS_SET_MAX: usize = 512;
+/// All is well.
+pub const HEALTH_FULL: u8 = 100;
 
 /// Weights that a generation can hold against the configuration.
 pub const WEIGHTS_SET_MAX: usize = 256;
@@ -143,7 +159,20 @@ impl Adjustments {
             Change::Drain { node } => self.drained.contains(node),
             Change::Undrain { node } => !self.drained.contains(node),
             Change::Weight { group, node, weight } => self.weight(group, node) == weight,
+            Change::Health { group, node, percent } => self.health(group, node) == percent,
         }
+    }
+
+    /// In percent.
+    pub fn health(&self, group: GroupId, node: NodeId) -> u8 {
+        let place = self.health.binary_search_by_key(&(group, node), |set| (set.group, set.node));
+        place.map_or(HEALTH_FULL, |place| self.health[place].percent)
+    }
+
+    /// Who takes no new session in the group, drained or because its application is down.
+    pub fn passed_over(&self, group: GroupId) -> NodeSet {
+        let down = self.health.iter().filter(|set| set.group == group && set.percent == 0);
+        down.map(|set| set.node).fold(self.drained, NodeSet::with)
     }
 
     /// None: as configured.
@@ -165,9 +194,16 @@ impl Adjustments {
                     let place = next.weights.partition_point(|set| (set.group, set.node) < (group, node));
                     next.weights.splice(place..place, set);
                 }
+                Change::Health { group, node, percent } => {
+                    next.health.retain(|set| (set.group, set.node) != (group, node));
+                    let set = (percent < HEALTH_FULL).then_some(HealthSet { group, node, percent });
+                    let place = next.health.partition_point(|set| (set.group, set.node) < (group, node));
+                    next.health.splice(place..place, set);
+                }
             }
         }
-        (next.weights.len() <= WEIGHTS_SET_MAX).then_some(next)
+        let fits = next.weights.len() <= WEIGHTS_SET_MAX && next.health.len() <= HEALTHS_SET_MAX;
+        fits.then_some(next)
     }
 
     /// FNV-1a, folded.
@@ -184,12 +220,16 @@ impl Adjustments {
             eat(&[set.node.0]);
             eat(&set.weight.to_le_bytes());
         }
+        for set in &self.health {
+            eat(&set.group.0.to_le_bytes());
+            eat(&[set.node.0, set.percent]);
+        }
         (hash >> 24 ^ hash) as u32 & 0xff_ffff
     }
 }
 
 impl Share {
-    /// What is left of it in force. Drained nodes are not looked at here: they are absent in every group.
+    /// What is left of it in force. Who is passed over is not looked at here: it is absent.
     pub fn adjusted(&self, group: GroupId, adjustments: &Adjustments) -> Self {
         let weight = |node: NodeId| adjustments.weight(group, node);
         match self {
@@ -197,7 +237,20 @@ impl Share {
                 let adjusted = |(node, configured): (usize, &u32)| {
                     weight(NodeId(node as u8)).map_or(*configured, |weight| weight.min(WEIGHT_MAX))
                 };
-                Self::Weighted(weights.iter().enumerate().map(adjusted).collect())
+                let mut weights: Vec<u32> = weights.iter().enumerate().map(adjusted).collect();
+                // In hundredths only where somebody is half well: nothing moves while all are.
+                let partly = |set: &HealthSet| set.group == group && set.percent > 0;
+                if adjustments.health.iter().any(partly) {
+                    for (node, weight) in weights.iter_mut().enumerate() {
+                        // Who has nothing left is absent, and back as it was.
+                        let percent = match adjustments.health(group, NodeId(node as u8)) {
+                            0 => HEALTH_FULL,
+                            percent => percent,
+                        };
+                        *weight *= u32::from(percent);
+                    }
+                }
+                Self::Weighted(weights)
             }
             Self::Cascade(line) => {
                 Self::Cascade(line.iter().copied().filter(|node| weight(*node) != Some(0)).collect())
@@ -222,22 +275,23 @@ pub enum Change {
         node: NodeId,
         weight: Option<u32>,
     },
+    /// By the node itself: how well its application is. 0: no new sessions, 100: its whole part.
+    Health {
+        group: GroupId,
+        node: NodeId,
+        percent: u8,
+    },
 }
 
 impl Change {
     /// Two changes of one thing: the later one counts.
     pub fn is_about_the_same(&self, other: &Self) -> bool {
-        match (*self, *other) {
-            (
-                Self::Drain { node } | Self::Undrain { node },
-                Self::Drain { node: other } | Self::Undrain { node: other },
-            ) => node == other,
-            (Self::Weight { group, node, .. }, Self::Weight { group: other_group, node: other_node, .. }) => {
-                (group, node) == (other_group, other_node)
-            }
-            (Self::Drain { .. } | Self::Undrain { .. }, Self::Weight { .. })
-            | (Self::Weight { .. }, Self::Drain { .. } | Self::Undrain { .. }) => false,
-        }
+        let subject = |change: Self| match change {
+            Self::Drain { node } | Self::Undrain { node } => (0, None, node),
+            Self::Weight { group, node, .. } => (1, Some(group), node),
+            Self::Health { group, node, .. } => (2, Some(group), node),
+        };
+        subject(*self) == subject(*other)
     }
 }
 
@@ -288,6 +342,20 @@ mod tests {
         assert!(two.contains(id(3)) && !two.contains(id(4)) && !two.is_only(id(5)));
         assert!(two.intersects(&Follows::of([id(5)])) && !two.intersects(&Follows::of([id(4)])));
         assert_eq!((two.highest(), Follows::of([id(9)]).is_only(id(9))), (id(5), true));
+    }
+
+    #[test]
+    fn health_takes_a_part_away_and_gives_it_back() {
+        let health = |node, percent| Change::Health { group: GroupId(1), node: NodeId(node), percent };
+        let share = Share::Weighted(vec![1, 3, 1]);
+        let down = Adjustments::default().with(&[health(0, 0)]).expect("one fits");
+        assert_eq!(share.adjusted(GroupId(1), &down), share, "absence needs no other ranks");
+        assert_eq!(down.passed_over(GroupId(1)), NodeSet::of(NodeId(0)));
+        assert_eq!(down.passed_over(GroupId(2)), NodeSet::EMPTY);
+        let half = down.with(&[health(1, 50)]).expect("two fit");
+        assert_eq!(share.adjusted(GroupId(1), &half), Share::Weighted(vec![100, 150, 100]));
+        assert_eq!(half.with(&[health(0, 100), health(1, 100)]), Some(Adjustments::default()));
+        assert_ne!(down.hash24(), half.hash24());
     }
 
     #[test]

@@ -194,6 +194,9 @@ pub struct GroupInfo {
     pub share: String,
     /// By node, in the order of `nodes`: the weight in force; in a cascade the place in line, and 0 = not in it.
     pub weights: Vec<u32>,
+    /// By node, in percent: what is left of its part by the health of its application, as agreed.
+    #[serde(default)]
+    pub health: Vec<u8>,
     pub buckets: u32,
     /// Accepted by this node.
     pub owned: u32,

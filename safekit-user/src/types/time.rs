@@ -120,3 +120,26 @@ impl Timing {
 fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wall_times_are_written_and_read_as_rfc_3339() {
+        for (ms, expected) in [
+            (7, "1970-01-01T00:00:00.007Z"),
+            (951_782_400_007, "2000-02-29T00:00:00.007Z"),
+            (1_795_421_000_007, "2026-11-23T08:03:20.007Z"),
+            (4_107_542_399_007, "2100-02-28T23:59:59.007Z"),
+        ] {
+            let time = WallTime::of_unix_ms(ms).expect("within the calendar");
+            assert_eq!(time.to_string(), expected);
+            let text = serde_json::to_string(&time).expect("plain text");
+            assert_eq!(serde_json::from_str::<WallTime>(&text).expect("as written"), time);
+        }
+        assert_eq!(WallTime::of_unix_ms(i64::MAX), None);
+        let late = WallTime::of_unix_ms(7).expect("within the calendar");
+        assert_eq!(late.before(Duration::MAX).unix_ms(), 0);
+    }
+}

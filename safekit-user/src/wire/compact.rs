@@ -11,7 +11,7 @@
 //! ```
 
 use crate::types::notes::{AuditPage, Unseen};
-use crate::types::share::WeightSet;
+use crate::types::share::{HealthSet, WeightSet};
 use crate::types::snapshot::{DrainInfo, MemberState};
 use crate::types::{
     Adjustments, Bucket, BucketBits, Change, Follows, Generation, GenerationId, GroupId, NodeId, NodeSet,
@@ -166,6 +166,11 @@ impl Writer<'_> {
             writer.byte(set.node.0);
             writer.number(set.weight.into());
         });
+        self.list(&generation.adjustments.health, |writer, set| {
+            writer.number(set.group.0.into());
+            writer.byte(set.node.0);
+            writer.byte(set.percent);
+        });
     }
 
     fn change(&mut self, change: &Change) {
@@ -178,6 +183,11 @@ impl Writer<'_> {
                 if let Some(weight) = weight {
                     self.number(weight.into());
                 }
+            }
+            Change::Health { group, node, percent } => {
+                self.0.extend_from_slice(&[4, node.0]);
+                self.number(group.0.into());
+                self.byte(percent);
             }
         }
     }
@@ -403,6 +413,13 @@ impl Reader<'_> {
                         weight: reader.small("a weight")?,
                     })
                 })?,
+                health: self.list("healths", |reader| {
+                    Ok(HealthSet {
+                        group: reader.group()?,
+                        node: reader.node()?,
+                        percent: reader.byte("a health")?,
+                    })
+                })?,
             },
         })
     }
@@ -418,6 +435,7 @@ impl Reader<'_> {
                 let group = self.group()?;
                 Ok(Change::Weight { group, node, weight: Some(self.small("a weight")?) })
             }
+            4 => Ok(Change::Health { group: self.group()?, node, percent: self.byte("a health")? }),
             _ => Err(Error::Value("a wish")),
         }
     }

@@ -9,7 +9,7 @@
 use super::compact;
 use crate::types::ids::NODES_MAX;
 use crate::types::notes::{AUDIT_CELLS_MAX, INTERFACES_MAX, UNSEEN_MAX};
-use crate::types::share::{FOLLOWED_MAX, WEIGHT_MAX, WEIGHTS_SET_MAX};
+use crate::types::share::{FOLLOWED_MAX, HEALTH_FULL, HEALTHS_SET_MAX, WEIGHT_MAX, WEIGHTS_SET_MAX};
 use crate::types::snapshot::{DrainInfo, MemberState};
 use crate::types::{BootId, BucketBits, Change, Follows, Generation, GroupId, NodeId, NodeSet, Notes, Seq};
 
@@ -116,7 +116,7 @@ pub struct Held {
 pub const HELD_RUN: usize = 16;
 
 /// The body's own version: the clear header says how it is sealed, this says what is inside.
-pub const BODY_VERSION: u8 = 3;
+pub const BODY_VERSION: u8 = 4;
 
 /// Two lives for each of [`NODES_MAX`] nodes.
 pub const REPORTS_MAX: usize = 2 * NODES_MAX;
@@ -173,10 +173,14 @@ fn check_bounds(beat: &Beat) -> Result<(), Error> {
     let relayed = beat.acks.iter().flat_map(|ack| [ack.from, ack.to]);
     let offered = beat.offers.iter().flat_map(|offer| {
         let weighed = offer.adjustments.weights.iter().map(|set| set.node);
-        weighed.chain([offer.proposer])
+        let unwell = offer.adjustments.health.iter().map(|set| set.node);
+        weighed.chain(unwell).chain([offer.proposer])
     });
     let wished = beat.wishes.iter().map(|wish| match wish {
-        Change::Drain { node } | Change::Undrain { node } | Change::Weight { node, .. } => *node,
+        Change::Drain { node }
+        | Change::Undrain { node }
+        | Change::Weight { node, .. }
+        | Change::Health { node, .. } => *node,
     });
     let named = nodes.chain(relayed).chain(offered).chain(wished);
     if let Some(node) = named.into_iter().find(|node| usize::from(node.0) >= NODES_MAX) {
@@ -185,8 +189,12 @@ fn check_bounds(beat: &Beat) -> Result<(), Error> {
     beat.offers.iter().try_for_each(check_offer)?;
     let wished = beat.wishes.iter().map(|wish| match wish {
         Change::Weight { weight, .. } => weight.unwrap_or(0),
-        Change::Drain { .. } | Change::Undrain { .. } => 0,
+        Change::Drain { .. } | Change::Undrain { .. } | Change::Health { .. } => 0,
     });
+    let too_well = |wish: &Change| matches!(wish, Change::Health { percent, .. } if *percent > HEALTH_FULL);
+    if beat.wishes.iter().any(too_well) {
+        return Err(Error::Value("a health"));
+    }
     if wished.max().is_some_and(|weight| weight > WEIGHT_MAX) {
         return Err(Error::Value("a weight"));
     }
@@ -202,7 +210,10 @@ fn check_offer(offer: &Generation) -> Result<(), Error> {
     let rises = weights.windows(2).all(|two| (two[0].group, two[0].node) < (two[1].group, two[1].node));
     let empty = offer.counter > 0 || *offer == Generation::configured();
     let fit = weights.iter().all(|set| set.weight <= WEIGHT_MAX);
-    if rises && empty && fit { Ok(()) } else { Err(Error::Value("a generation")) }
+    let health = &offer.adjustments.health;
+    let unwell = health.windows(2).all(|two| (two[0].group, two[0].node) < (two[1].group, two[1].node))
+        && health.iter().all(|set| set.percent < HEALTH_FULL);
+    if rises && empty && fit && unwell { Ok(()) } else { Err(Error::Value("a generation")) }
 }
 
 fn check_notes(notes: &Notes) -> Result<(), Error> {
@@ -218,7 +229,7 @@ impl Beat {
 }
 
 /// What lists in a heartbeat hold at most.
-pub(super) const BOUNDS: [(&str, usize); 11] = [
+pub(super) const BOUNDS: [(&str, usize); 12] = [
     ("peers", REPORTS_MAX),
     ("acknowledgements", ACKS_MAX),
     ("held groups", HELD_MAX),
@@ -226,6 +237,7 @@ pub(super) const BOUNDS: [(&str, usize); 11] = [
     ("wishes", WISHES_MAX),
     ("generations", FOLLOWED_MAX),
     ("weights", WEIGHTS_SET_MAX),
+    ("healths", HEALTHS_SET_MAX),
     ("interfaces", INTERFACES_MAX),
     ("missed probes", UNSEEN_MAX),
     ("audited cells", AUDIT_CELLS_MAX),
@@ -259,8 +271,9 @@ mod tests {
         let changes = [
             Change::Drain { node: NodeId(3) },
             Change::Weight { group: GroupId(300), node: NodeId(1), weight: Some(1000) },
+            Change::Health { group: GroupId(301), node: NodeId(2), percent: 40 },
         ];
-        let adjustments = Adjustments::default().with(&changes).expect("two fit");
+        let adjustments = Adjustments::default().with(&changes).expect("three fit");
         let offer = Generation { counter: 7, proposer: NodeId(1), adjustments };
         Body::Beat(Box::new(Beat {
             state: MemberState::Leaving,
@@ -272,6 +285,7 @@ mod tests {
             wishes: vec![
                 changes[0],
                 changes[1],
+                changes[2],
                 Change::Undrain { node: NodeId(4) },
                 Change::Weight { group: GroupId(0), node: NodeId(1), weight: None },
             ],
@@ -326,13 +340,13 @@ mod tests {
             notes: Notes::default(),
         };
         let bytes = encode(&Body::Beat(Box::new(beat)));
-        assert_eq!(bytes[..11], [3, 0, 6, 0x2c, 1, 0, 0, 0, 0, 0, 0], "version, kind, state, configuration");
+        assert_eq!(bytes[..11], [4, 0, 6, 0x2c, 1, 0, 0, 0, 0, 0, 0], "version, kind, state, configuration");
         assert_eq!(
             bytes[11..],
             [2, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
             "view, generation, empty lists"
         );
-        assert_eq!(encode(&Body::Obituary), [3, 1]);
+        assert_eq!(encode(&Body::Obituary), [4, 1]);
     }
 
     #[test]

@@ -85,6 +85,14 @@ impl Sealer {
         Self { header, key: keys.for_boot(sender, boot), seq: None }
     }
 
+    /// Another key from now on, under the same boot: numbers still only rise.
+    pub fn switch(&mut self, key: &ClusterKey) {
+        let keys = Keys::new(key);
+        let boot = BootId(field(&self.header, 13));
+        self.header[3] = keys.id;
+        self.key = keys.for_boot(NodeId(self.header[12]), boot);
+    }
+
     /// The datagram takes the place of what was in `out`; the buffer can be used again and again. Send the same
     /// datagram on every network: a second body under the same `seq` would give both away.
     pub fn seal(&mut self, seq: Seq, body: &[u8], out: &mut Vec<u8>) {
@@ -105,22 +113,39 @@ impl Sealer {
 
 /// Opens the heartbeats of all nodes of a cluster.
 pub struct Opener {
-    keys: Keys,
+    /// One, or two while the cluster key changes.
+    keys: Vec<Keys>,
     cluster_id: [u8; 8],
     /// For each node, newest first. Only authentic datagrams put a key here, so a flood of invented boot ids costs a
     /// derivation each and displaces nothing.
-    boots: Vec<[Option<(BootId, LessSafeKey)>; BOOTS_KEPT]>,
+    boots: Vec<[Option<Opening>; BOOTS_KEPT]>,
     refused: [u64; Refused::ALL.len()],
+}
+
+/// The key of one boot of one sender.
+struct Opening {
+    boot: BootId,
+    key_id: u8,
+    key: LessSafeKey,
 }
 
 impl Opener {
     /// `nodes` is the number of nodes in the configuration.
     pub fn new(key: &ClusterKey, cluster: &str, nodes: usize) -> Self {
         Self {
-            keys: Keys::new(key),
+            keys: vec![Keys::new(key)],
             cluster_id: cluster_id(cluster),
             boots: std::iter::repeat_with(Default::default).take(nodes).collect(),
             refused: [0; Refused::ALL.len()],
+        }
+    }
+
+    /// Opens what was sealed with any of these keys from now on. Their ids differ: see [`key_id`].
+    pub fn accept(&mut self, keys: &[ClusterKey]) {
+        self.keys = keys.iter().map(Keys::new).collect();
+        let ids: Vec<u8> = self.keys.iter().map(|keys| keys.id).collect();
+        for slot in self.boots.iter_mut().flatten() {
+            slot.take_if(|opening| !ids.contains(&opening.key_id));
         }
     }
 
@@ -146,14 +171,16 @@ impl Opener {
         let header = self.header(datagram)?;
         let (clear, sealed) = datagram.split_at_mut(HEADER_BYTES);
         let slots = &mut self.boots[usize::from(header.sender.0)];
-        let kept = slots.iter().flatten().find(|(boot, _)| *boot == header.boot);
-        if let Some((_, key)) = kept {
-            return Ok((header, open_body(key, header.seq, clear, sealed)?));
+        let key_id = clear[3];
+        let kept = slots.iter().flatten().find(|it| it.boot == header.boot && it.key_id == key_id);
+        if let Some(opening) = kept {
+            return Ok((header, open_body(&opening.key, header.seq, clear, sealed)?));
         }
-        let key = self.keys.for_boot(header.sender, header.boot);
+        let keys = self.keys.iter().find(|keys| keys.id == key_id).ok_or(Refused::NotAuthentic)?;
+        let key = keys.for_boot(header.sender, header.boot);
         let body = open_body(&key, header.seq, clear, sealed)?;
         slots.rotate_right(1);
-        slots[0] = Some((header.boot, key));
+        slots[0] = Some(Opening { boot: header.boot, key_id, key });
         Ok((header, body))
     }
 
@@ -174,7 +201,7 @@ impl Opener {
         if datagram[4..12] != self.cluster_id {
             return Err(Refused::OtherCluster);
         }
-        if datagram[3] != self.keys.id {
+        if self.keys.iter().all(|keys| keys.id != datagram[3]) {
             return Err(Refused::NotAuthentic);
         }
         let sender = NodeId(datagram[12]);
@@ -209,6 +236,11 @@ fn nonce(seq: Seq) -> Nonce {
     let mut bytes = [0; 12];
     bytes[4..].copy_from_slice(&seq.0.to_be_bytes());
     Nonce::assume_unique_for_key(bytes)
+}
+
+/// What a datagram says of its key: two that are accepted at once must differ in it.
+pub fn key_id(key: &ClusterKey) -> u8 {
+    Keys::new(key).id
 }
 
 /// Key of the packet hash: from outside nobody can tell which node a client will meet.

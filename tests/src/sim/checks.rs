@@ -6,7 +6,10 @@ use safekit::types::{Generation, Instant, NodeId, NodeSet};
 
 use super::node::Process;
 use super::world::World;
-use super::{BUCKETS, GROUP};
+use super::{BUCKETS, GROUP, MS, Nanos};
+
+/// A few steps of the engine, each of which may wait for a table that is being written.
+const CLOSED_WITHIN: Nanos = 40 * MS;
 
 impl World {
     /// No two nodes accept a SYN of one bucket at one instant.
@@ -69,6 +72,15 @@ impl World {
         }
     }
 
+    /// R14: an application that is down gets no new session, once its node has had the time to write that.
+    pub(super) fn check_closed(&mut self, node: usize) {
+        let closed = self.nodes[node].closed_since.is_some_and(|since| self.now > since + CLOSED_WITHIN);
+        let idle = self.nodes[node].process == Process::Running && self.nodes[node].work.is_empty();
+        if closed && idle {
+            self.violate(&format!("node {node} takes a connection for an application that is down"));
+        }
+    }
+
     /// Buckets without an owner, and with more than one. A node whose receiver is broken owns what it has not given
     /// up, but cannot accept it twice.
     pub fn ownership(&self) -> (usize, usize) {
@@ -99,7 +111,8 @@ impl World {
             let node = NodeId(node as u8);
             let drained = adjustments.drained.contains(node);
             let set = adjustments.weights.iter().find(|set| set.group == GROUP && set.node == node);
-            if drained { 0 } else { set.map_or(*configured, |set| set.weight) }
+            let weight = set.map_or(*configured, |set| set.weight);
+            if drained { 0 } else { weight * u32::from(adjustments.health(GROUP, node)) }
         };
         self.common.weights.iter().enumerate().map(weight).collect()
     }

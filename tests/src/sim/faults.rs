@@ -1,7 +1,7 @@
 //! What can go wrong.
 
 use safekit::engine::farm::Input;
-use safekit::types::Change;
+use safekit::types::{Change, NodeId};
 
 use super::Nanos;
 use super::node::{Arrival, Process};
@@ -150,6 +150,12 @@ impl World {
                 self.notice_deafness();
                 self.arrive(node, Arrival::Other(Input::Carrier { up: false }));
                 self.fault_after(span, Fault::Plug { node });
+            }
+            Fault::Ask { change: Change::Health { node, percent, group }, .. } => {
+                let node = usize::from(node.0);
+                self.nodes[node].health = percent;
+                let change = Change::Health { node: NodeId(node as u8), percent, group };
+                self.arrive(node, Arrival::Other(Input::Change(vec![change])));
             }
             Fault::Ask { node, change } => {
                 self.arrive(node, Arrival::Other(Input::Change(vec![change])));

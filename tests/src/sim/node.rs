@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use safekit::engine::farm::{Engine, HOLD, Input, Output, Rules, Setup, Table};
 use safekit::engine::reach::{Admission, Reach};
-use safekit::types::{BootId, Bucket, Generation, Instant, NodeId, Seq, Timing};
+use safekit::types::{BootId, Bucket, Change, Generation, Instant, NodeId, Seq, Timing};
 use safekit::wire::heartbeat::Body;
 
 use super::net::Datagram;
@@ -77,6 +77,10 @@ pub struct Node {
     pub spent: Option<(Duration, u32)>,
     /// On disk.
     pub kept: Generation,
+    /// Of this node's application, in percent; it outlives the daemon.
+    pub health: u8,
+    /// Since when the engine knows that it is down.
+    pub closed_since: Option<Nanos>,
     reach: Reach,
     sent: HashMap<Seq, Instant>,
     /// Send time of my newest heartbeat that each peer acknowledged, by my own books.
@@ -119,6 +123,8 @@ impl Node {
             connections: Vec::new(),
             spent: None,
             kept: Generation::configured(),
+            health: 100,
+            closed_since: None,
             reach: Reach::new(nodes),
             sent: HashMap::new(),
             acked: vec![Instant(0); nodes],
@@ -149,11 +155,13 @@ impl Node {
                 share: safekit::types::Share::Weighted(common.weights.clone()),
             }],
             generation: self.kept.clone(),
+            health: vec![(GROUP, self.health)],
             buckets: BUCKETS,
             hold: common.hold,
             seed: rng.u64(..),
             rules: common.rules,
         };
+        self.closed_since = (self.health == 0).then_some(now);
         self.engine = Some(Engine::new(setup, self.local(now)));
         self.collect(self.local(now));
     }
@@ -174,7 +182,18 @@ impl Node {
         self.wake_at = Nanos::MAX;
     }
 
+    fn note_health(&mut self, arrival: &Arrival, now: Nanos) {
+        let Arrival::Other(Input::Change(changes)) = arrival else { return };
+        for change in changes {
+            let Change::Health { node, percent, .. } = change else { continue };
+            if usize::from(node.0) == self.id {
+                self.closed_since = (*percent == 0).then(|| self.closed_since.unwrap_or(now));
+            }
+        }
+    }
+
     pub fn handle(&mut self, arrival: Arrival, now: Nanos) {
+        self.note_health(&arrival, now);
         let now = self.local(now);
         let input = match arrival {
             Arrival::Timer => Input::Timer,

@@ -170,7 +170,10 @@ fn add(world: &mut World, draw: &mut fastrand::Rng, drawn: Drawn) {
 
 fn change(draw: &mut fastrand::Rng, node: usize) -> Change {
     let node = NodeId(node as u8);
-    match draw.u8(0..5) {
+    match draw.u8(0..8) {
+        5 => Change::Health { group: GROUP, node, percent: 0 },
+        6 => Change::Health { group: GROUP, node, percent: 100 },
+        7 => Change::Health { group: GROUP, node, percent: draw.u8(1..100) },
         0 => Change::Drain { node },
         1 => Change::Undrain { node },
         2 => Change::Weight { group: GROUP, node, weight: None },

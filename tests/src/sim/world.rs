@@ -401,6 +401,9 @@ impl World {
         self.after(15 * MS, Happening::Client);
         let bucket = self.rng.u16(0..BUCKETS as u16);
         let takers: Vec<usize> = (0..self.nodes.len()).filter(|node| self.takes(*node, bucket)).collect();
+        for taker in &takers {
+            self.check_closed(*taker);
+        }
         if let Some(node) = takers.first() {
             self.nodes[*node].connections.push(Connection { bucket, opened: self.now });
         }

@@ -8,9 +8,11 @@
 //! Nothing here is needed to serve traffic: heartbeats go their own way, and a broken connection is only news that
 //! are late and commands that say so.
 
+pub mod applier;
 mod dial;
 mod listen;
 mod refusals;
+pub mod store;
 mod stream;
 pub mod tls;
 

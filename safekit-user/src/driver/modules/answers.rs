@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::keeper::Keeper;
 use super::{Level, word};
 use crate::driver::clock;
+use crate::driver::scripts::logs;
 use crate::engine::module::Input;
+use crate::engine::rules::Sight;
 use crate::types::module::Maintenance;
 use crate::types::{Command, Reply};
 
@@ -28,18 +30,21 @@ impl Keeper {
                 Err(error) => refused(&error.to_string(), &self.name_one_of_the_checks()),
             },
             Command::Resource { name, .. } => self.resource(&name),
-            Command::SetResource { name, state, .. } => {
-                match self.resources.set(&name, state, &by, "", now) {
-                    Ok(()) => self.resource(&name),
-                    Err(error) => refused(&error.to_string(), "a name is class.name, as in custom.backup"),
-                }
-            }
+            Command::SetResource { name, state, .. } => match self.resources.set(&name, state, &by, now) {
+                Ok(()) => self.resource(&name),
+                Err(error) => refused(&error.to_string(), "a name is class.name, as in custom.backup"),
+            },
             Command::Rules { .. } => {
                 let remotes = self.remote_states();
+                let state = self.automaton.state();
                 Reply::Rules {
-                    rules: self.book.explain(&self.resources, self.automaton.state(), &remotes),
+                    rules: self.book.explain(Sight { resources: &self.resources, state, remotes: &remotes }),
                 }
             }
+            Command::Logs { module, script, last } => {
+                logs::runs(self.state_dir(), &module, script.as_deref(), last as usize)
+            }
+            Command::LogPage { module, run, from } => logs::page(self.state_dir(), &module, &run, from),
             _ => refused("this command is not about a module", "report this as a defect"),
         }
     }

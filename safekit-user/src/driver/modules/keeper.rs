@@ -1,6 +1,7 @@
 //! The keeper of one module: carries news to its automaton, and out what that decided.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,16 +11,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::board::Board;
 use super::share::{next_step, share};
 use super::valve::Valve;
-use super::{Ask, Ground, Happened, Level, Remote, groups_of};
-use crate::config::upkeep::{OnFailure, When};
+use super::{Ask, Ground, Happened, Level, groups_of};
+use crate::config::upkeep::{Boot, OnFailure, SCRIPT_TIMEOUT_DEFAULT, When};
 use crate::config::{Config, Kind, Module};
 use crate::driver::scripts::store::Store;
 use crate::driver::scripts::{Place, Run, Runner};
 use crate::driver::{check, clock};
-use crate::engine::module::{self, Automaton, Input, Order, Output, Setup};
-use crate::engine::rules::{Book, Resources};
+use crate::engine::module::{self, Automaton, Found, Input, Order, Output, Setup};
+use crate::engine::rules::{Book, Holding, RemoteState, Resources, Sight};
 use crate::types::module::{
-    Action, Gate, Maintenance, ModuleReport, RemoteModule, ResourceState, RunId, Script, ScriptEnd,
+    Action, Gate, Maintenance, ModuleReport, RemoteModule, ResourceState, Role, RunId, Script, ScriptEnd,
+    Status,
 };
 use crate::types::{Instant, ModuleInfo, NodeId, Snapshot};
 
@@ -33,6 +35,8 @@ struct Kept {
 /// Turns of one news: an automaton that answers itself for ever is a defect, not a reason to hang.
 const TURNS_MAX: usize = 64;
 const FINDINGS_MAX: usize = 64;
+/// A node says every second how its modules are.
+const REMOTE_FRESH: Duration = Duration::from_secs(3);
 const ENDS_MAX: usize = 8;
 /// With no deadline of its own, the keeper still looks around so often.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -46,8 +50,10 @@ pub(super) struct Keeper {
     pub(super) book: Book,
     pub(super) resources: Resources,
     pub(super) checks: check::Handle,
+    surroundings: check::Surroundings,
     findings: mpsc::Receiver<check::Finding>,
     runner: Runner,
+    ground_place: Place,
     ends: mpsc::Receiver<(RunId, ScriptEnd)>,
     store: Store<Kept>,
     kept: Kept,
@@ -55,13 +61,14 @@ pub(super) struct Keeper {
     valve: Option<Valve>,
     gate: Gate,
     opened: Instant,
-    /// Names of the rules that held at the last look.
+    /// Names of the rules that held at the last look, and sentences of those that block.
     holding: BTreeSet<String>,
+    blocked: Vec<String>,
     missing: Vec<String>,
     board: Board,
     reports: watch::Receiver<Arc<Vec<ModuleReport>>>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    remotes: watch::Receiver<Arc<Vec<Remote>>>,
+    remotes: watch::Receiver<Arc<Vec<check::Remote>>>,
     happened: mpsc::Sender<Happened>,
     pub(super) maintenance: Option<Maintenance>,
     running: Option<RunId>,
@@ -76,16 +83,14 @@ impl Keeper {
         let (ended, ends) = mpsc::channel(ENDS_MAX);
         let store = Store::open(&ground.state_dir, &module.name);
         let (kept, same_machine_boot): (Kept, bool) = store.load();
-        let runner = runner(&module, ground, ended);
-        let checks = checks(&module, ground, &board, found);
-        let mut automaton = Automaton::new(setup(&module), now);
-        automaton.handle(Input::Begin { saved: kept.automaton.clone(), same_machine_boot }, now);
+        let runner = Runner::new(place_of(&module, ground), ended);
+        let checks = check::start(&module.upkeep.checks, surroundings(&module, ground, &board), found);
+        let automaton = Automaton::new(setup(&module), now);
         let groups = groups_of(&ground.config, &module);
-        let told = share_at_start(&module, &kept, same_machine_boot);
-        let valve = (!groups.is_empty()).then(|| {
-            Valve::new(module.name.clone(), ground.me, groups, ground.inbox.clone(), told)
-        });
-        Self {
+        let told = share_at_start(&module, &ground.state_dir);
+        let valve = (!groups.is_empty())
+            .then(|| Valve::new(module.name.clone(), ground.me, groups, ground.inbox.clone(), told));
+        let mut keeper = Self {
             place,
             me: ground.me,
             config: Arc::new(ground.config.clone()),
@@ -93,14 +98,17 @@ impl Keeper {
             book: Book::new(&module),
             resources: Resources::default(),
             checks,
+            surroundings: surroundings(&module, ground, &board),
             findings,
             runner,
+            ground_place: place_of(&module, ground),
             ends,
             store,
             valve,
             gate: if told > 0 { Gate::Open } else { Gate::Closed },
             opened: now,
             holding: BTreeSet::new(),
+            blocked: Vec::new(),
             missing: Vec::new(),
             reports: board.reports(),
             board,
@@ -113,7 +121,11 @@ impl Keeper {
             down: Vec::new(),
             handing_over: Vec::new(),
             module,
-        }
+        };
+        keeper.look_at_the_others();
+        keeper.rule();
+        keeper.feed(Input::Begin { saved: keeper.kept.automaton.clone(), same_machine_boot });
+        keeper
     }
 
     pub(super) async fn run(mut self, mut asked: mpsc::Receiver<Ask>) {
@@ -165,33 +177,54 @@ impl Keeper {
         tracing::error!(module = self.module.name, "the module's automaton does not come to rest");
     }
 
-    fn feed(&mut self, input: Input) {
+    pub(super) fn feed(&mut self, input: Input) {
         self.automaton.handle(input, clock::now());
     }
 
     /// What the rules ask for: waiting as long as they hold, everything else when they begin to.
     fn rule(&mut self) -> bool {
+        let state = self.automaton.state();
         let remotes = self.remote_states();
-        let holding = self.book.evaluate(&self.resources, self.automaton.state(), &remotes);
-        let blocked: Vec<String> =
-            holding.iter().filter(|it| it.action == Action::Wait).map(|it| it.why.clone()).collect();
-        let began: Vec<_> = holding
-            .iter()
-            .filter(|it| !matches!(it.action, Action::Wait | Action::None))
-            .filter(|it| !self.holding.contains(&it.rule))
-            .cloned()
-            .collect();
-        let names: BTreeSet<String> = holding.iter().map(|it| it.rule.clone()).collect();
-        let news = names != self.holding;
-        self.holding = names;
+        let sight = Sight { resources: &self.resources, state, remotes: &remotes };
+        let holding = self.book.evaluate(sight);
+        let waits = holding.iter().filter(|it| it.action == Action::Wait);
+        let mut blocked: Vec<String> = waits.map(|it| it.why.clone()).collect();
+        if state.role == Role::Wait {
+            blocked.extend(self.book.undecided_waits(sight));
+        }
+        let mut news = blocked != self.blocked;
         if news {
+            self.blocked.clone_from(&blocked);
             self.feed(Input::Blocked { by: blocked });
         }
-        for it in began {
-            self.note(Level::Warning, "rule", &format!("{} asks for {}", it.rule, it.action.word()), Some(it.why.clone()));
+        // What holds while scripts run has to begin to hold again before it counts.
+        let settled = state.status == Status::Ready;
+        let acts: Vec<Holding> =
+            holding.into_iter().filter(|it| !matches!(it.action, Action::Wait | Action::None)).collect();
+        let began: Vec<Holding> =
+            acts.iter().filter(|it| settled && !self.holding.contains(&it.rule)).cloned().collect();
+        self.holding = if settled { acts.into_iter().map(|it| it.rule).collect() } else { BTreeSet::new() };
+        // The first one changes everything; the others are looked at again afterwards.
+        if let Some(it) = began.into_iter().next() {
+            news = true;
+            let text = format!("{} asks for {}", it.rule, it.action.word());
+            self.note(Level::Warning, "rule", &text, Some(it.why.clone()));
             self.feed(Input::Act { action: it.action, services: it.services, cause: it.why });
         }
         news
+    }
+
+    pub(super) fn remote_states(&self) -> Vec<RemoteState> {
+        let now = clock::now();
+        let remotes = Arc::clone(&self.remotes.borrow());
+        let one = |node: &NodeId| {
+            let (heard, reports) = remotes.get(usize::from(node.0))?;
+            let fresh = heard.is_some_and(|heard| now.since(heard) < REMOTE_FRESH);
+            let report = reports.iter().find(|it| it.module == self.module.name).filter(|_| fresh)?;
+            Some(RemoteState { state: Some(report.state), resources: report.resources.clone() })
+        };
+        let elsewhere = self.module.nodes.iter().filter(|node| **node != self.me);
+        elsewhere.map(|node| one(node).unwrap_or_default()).collect()
     }
 
     fn turn_valve(&mut self) -> bool {
@@ -205,7 +238,11 @@ impl Keeper {
         let wanted = share(self.gate, self.opened, &upkeep.traffic, states, now);
         let before = valve.share();
         valve.want(wanted, now);
-        if wanted == 0 && before > 0 && upkeep.traffic.on_failure == OnFailure::Reset && self.gate == Gate::Open {
+        if wanted == 0
+            && before > 0
+            && upkeep.traffic.on_failure == OnFailure::Reset
+            && self.gate == Gate::Open
+        {
             self.reset_connections();
         }
         let Some(valve) = &mut self.valve else { return false };
@@ -236,7 +273,12 @@ impl Keeper {
                     self.activate_checks();
                 }
                 Output::Looped { count, cause } => {
-                    self.note(Level::Warning, "loop", &format!("automatic action number {count}"), Some(cause));
+                    self.note(
+                        Level::Warning,
+                        "loop",
+                        &format!("automatic action number {count}"),
+                        Some(cause),
+                    );
                 }
                 Output::Save(saved) => {
                     self.kept.automaton = Some(saved);
@@ -252,7 +294,7 @@ impl Keeper {
     fn run_script(&mut self, order: &Order) {
         self.running = Some(order.run);
         self.note(Level::Info, "script", &format!("{:?} starts", order.script), Some(order.cause.clone()));
-        self.runner.run(&Run {
+        self.runner.run(Run {
             run: order.run,
             script: order.script,
             force: order.force,
@@ -286,7 +328,10 @@ impl Keeper {
             return;
         }
         let level = if finding.state == ResourceState::Down { Level::Warning } else { Level::Info };
-        self.resources.set(&name, finding.state, "check", &finding.output, clock::now());
+        let by = format!("check: {}", finding.output.lines().next().unwrap_or_default());
+        if let Err(error) = self.resources.set(&name, finding.state, &by, clock::now()) {
+            tracing::error!(module = self.module.name, %error, "a check's finding is lost");
+        }
         self.note(level, "check", &format!("{name} is {}", finding.state.word()), Some(finding.output));
     }
 
@@ -301,9 +346,7 @@ impl Keeper {
     fn look_at_the_others(&mut self) {
         let reports = Arc::clone(&self.reports.borrow_and_update());
         let is_ready = |name: &String| {
-            reports.iter().any(|report| {
-                report.module == *name && report.state.status == crate::types::module::Status::Ready
-            })
+            reports.iter().any(|report| report.module == *name && report.state.status == Status::Ready)
         };
         let missing: Vec<String> =
             self.module.upkeep.after.iter().filter(|name| !is_ready(name)).cloned().collect();
@@ -335,6 +378,10 @@ impl Keeper {
         self.activate_checks();
     }
 
+    pub(super) fn state_dir(&self) -> &Path {
+        &self.ground_place.state_dir
+    }
+
     fn save(&self) {
         if let Err(error) = self.store.save(&self.kept) {
             tracing::error!(module = self.module.name, %error, "cannot keep the module's state");
@@ -344,8 +391,7 @@ impl Keeper {
     pub(super) fn note(&self, level: Level, kind: &'static str, text: &str, cause: Option<String>) {
         let module = self.module.name.clone();
         // Full: the journal is behind, and the log has the same line.
-        let _full =
-            self.happened.try_send(Happened { module, level, kind, text: text.to_owned(), cause });
+        let _full = self.happened.try_send(Happened { module, level, kind, text: text.to_owned(), cause });
     }
 
     fn reset_connections(&self) {
@@ -427,16 +473,115 @@ impl Keeper {
         let elsewhere = self.module.nodes.iter().filter(|node| **node != self.me);
         let one = |node: &NodeId| {
             let remote = remotes.get(usize::from(node.0));
-            let report = remote.and_then(|it| it.reports.iter().find(|it| it.module == self.module.name));
+            let report = remote.and_then(|(_, it)| it.iter().find(|it| it.module == self.module.name));
             RemoteModule {
                 node: self.config.name(*node).to_owned(),
                 state: report.map(|report| report.state),
                 heard_ms: remote
-                    .and_then(|it| it.heard)
+                    .and_then(|(heard, _)| *heard)
                     .map(|heard| u64::try_from(now.since(heard).as_millis()).unwrap_or(u64::MAX)),
                 cause: report.and_then(|report| report.cause.clone()),
             }
         };
         elsewhere.map(one).collect()
+    }
+}
+
+/// How the automaton knows a module.
+fn setup(module: &Module) -> Setup {
+    let upkeep = &module.upkeep;
+    let mut scripts: Vec<(Script, Duration)> =
+        upkeep.scripts.iter().map(|spec| (spec.script, spec.timeout)).collect();
+    for script in [Script::StartBoth, Script::StopBoth] {
+        if !upkeep.services.is_empty() && scripts.iter().all(|(known, _)| *known != script) {
+            scripts.push((script, SCRIPT_TIMEOUT_DEFAULT));
+        }
+    }
+    let drains = upkeep.traffic.drain_on_stop && !scripts.is_empty();
+    let (kind, drain) = match &module.kind {
+        Kind::Farm(farm) => (module::Kind::Farm, Some(farm.drain_timeout).filter(|_| drains)),
+        Kind::Light => (module::Kind::Light, None),
+    };
+    Setup {
+        name: module.name.clone(),
+        kind,
+        boot: upkeep.boot,
+        boot_delay: upkeep.boot_delay,
+        after: upkeep.after.clone(),
+        scripts,
+        max_loop: upkeep.max_loop,
+        drain_on_stop: drain,
+    }
+}
+
+fn place_of(module: &Module, ground: &Ground) -> Place {
+    Place {
+        state_dir: ground.state_dir.clone(),
+        module: module.name.clone(),
+        node: ground.config.name(ground.me).to_owned(),
+        directory: module.upkeep.directory.clone(),
+        variables: module.upkeep.variables.clone(),
+        scripts: module.upkeep.scripts.clone(),
+        services: module.upkeep.services.clone(),
+    }
+}
+
+fn surroundings(module: &Module, ground: &Ground, board: &Board) -> check::Surroundings {
+    check::Surroundings {
+        module: module.name.clone(),
+        node: ground.config.name(ground.me).to_owned(),
+        directory: module.upkeep.directory.clone(),
+        variables: module.upkeep.variables.clone(),
+        modules: board.reports(),
+        remotes: ground.remotes.clone(),
+        names: ground.config.cluster.nodes.iter().map(|node| node.name.clone()).collect(),
+    }
+}
+
+/// Before anything runs: all of it where the application has survived its daemon, or where there is none to start.
+pub fn share_at_start(module: &Module, state_dir: &Path) -> u8 {
+    let (kept, same): (Kept, bool) = Store::open(state_dir, &module.name).load();
+    let upkeep = &module.upkeep;
+    let was_up = kept.automaton.as_ref().is_some_and(|it| it.how == Found::Up && !it.shut_down && same);
+    let stays_down = match (&kept.automaton, upkeep.boot) {
+        (Some(saved), _) if same && !saved.shut_down => !saved.wanted,
+        (_, Boot::Off) => true,
+        (Some(saved), Boot::Auto) => !saved.wanted,
+        (None, Boot::Auto) => true,
+        (_, Boot::On) => false,
+    };
+    let nothing_to_start = upkeep.scripts.is_empty()
+        && upkeep.services.is_empty()
+        && upkeep.checks.is_empty()
+        && upkeep.after.is_empty()
+        && upkeep.boot_delay.is_zero()
+        && upkeep.traffic.slow_start.is_zero();
+    if was_up || nothing_to_start && !stays_down { 100 } else { 0 }
+}
+
+impl Keeper {
+    /// The same module with other scripts, checks or limits; a check that did not change begins anew all the same.
+    fn change(&mut self, module: Module) {
+        if module == self.module {
+            return;
+        }
+        let (found, findings) = mpsc::channel(FINDINGS_MAX);
+        for check in &self.module.upkeep.checks {
+            self.resources.forget(&check.resource());
+        }
+        self.surroundings.directory.clone_from(&module.upkeep.directory);
+        self.surroundings.variables.clone_from(&module.upkeep.variables);
+        self.checks = check::start(&module.upkeep.checks, self.surroundings.clone(), found);
+        self.findings = findings;
+        self.ground_place.directory.clone_from(&module.upkeep.directory);
+        self.ground_place.variables.clone_from(&module.upkeep.variables);
+        self.ground_place.scripts.clone_from(&module.upkeep.scripts);
+        self.ground_place.services.clone_from(&module.upkeep.services);
+        self.runner.move_to(self.ground_place.clone());
+        self.book = Book::new(&module);
+        self.automaton.reconfigure(setup(&module));
+        self.module = module;
+        self.note(Level::Info, "configuration", "scripts, checks and rules are those of the new file", None);
+        self.activate_checks();
     }
 }

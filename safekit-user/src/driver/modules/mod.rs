@@ -20,14 +20,15 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::clock;
 use super::inbox::Inbox;
+use super::{check, clock};
 use crate::config::{Config, Kind, Module};
 use crate::types::module::{ModuleReport, Verb};
 use crate::types::{Command, GroupId, ModuleInfo, ModuleState, NodeId, Reply, Snapshot};
 
 pub use board::Board;
 use keeper::Keeper;
+pub use keeper::share_at_start;
 
 /// Questions under way to one module; more wait in their clients' tasks.
 const ASKS_MAX: usize = 16;
@@ -40,16 +41,9 @@ pub struct Ground {
     pub inbox: Inbox,
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// What the other nodes say of their modules, by node.
-    pub remotes: watch::Receiver<Arc<Vec<Remote>>>,
+    pub remotes: watch::Receiver<Arc<Vec<check::Remote>>>,
     /// What happened, for the journal.
     pub happened: mpsc::Sender<Happened>,
-}
-
-/// What another node said of its modules, and when.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Remote {
-    pub heard: Option<crate::types::Instant>,
-    pub reports: Vec<ModuleReport>,
 }
 
 /// Something that a person may want to read later.
@@ -71,11 +65,20 @@ pub enum Level {
 
 /// To one keeper.
 pub(crate) enum Ask {
-    Command { command: Command, by: String, answer: oneshot::Sender<Reply> },
+    Command {
+        command: Command,
+        by: String,
+        answer: oneshot::Sender<Reply>,
+    },
     /// Down, cleanly, and tell when it is.
-    Shutdown { by: String, down: oneshot::Sender<()> },
+    Shutdown {
+        by: String,
+        down: oneshot::Sender<()>,
+    },
     /// A successor comes: answer when no script runs, and start none.
-    HandOver { idle: oneshot::Sender<()> },
+    HandOver {
+        idle: oneshot::Sender<()>,
+    },
     /// The same module, to be kept otherwise from now on.
     Changed(Box<Module>),
 }
@@ -184,7 +187,9 @@ pub fn module_of(command: &Command) -> Option<&str> {
         | Command::SetResource { module, .. }
         | Command::Report { module, .. }
         | Command::Checks { module, .. }
-        | Command::Rules { module } => Some(module),
+        | Command::Rules { module }
+        | Command::Logs { module, .. }
+        | Command::LogPage { module, .. } => Some(module),
         _ => None,
     }
 }

@@ -45,7 +45,6 @@ pub(super) fn next_step(opened: Instant, slow_start: Duration, now: Instant) -> 
     Some(opened + step * u32::try_from(taken + 1).unwrap_or(u32::MAX))
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -106,6 +106,12 @@ impl Engine {
             if !self.knows(&change) {
                 continue;
             }
+            if let Change::Health { group, node, percent } = change {
+                if node == self.setup.me {
+                    self.fare(group, percent);
+                }
+                continue;
+            }
             let wishes = &mut self.generations.wishes;
             wishes.retain(|wish| !wish.is_about_the_same(&change));
             wishes.push(change);
@@ -117,7 +123,7 @@ impl Engine {
     fn knows(&self, change: &Change) -> bool {
         match change {
             Change::Drain { node } | Change::Undrain { node } => self.nodes.contains(*node),
-            Change::Weight { group, node, .. } => {
+            Change::Weight { group, node, .. } | Change::Health { group, node, .. } => {
                 self.nodes.contains(*node) && self.setup.groups.iter().any(|known| known.id == *group)
             }
         }
@@ -131,6 +137,8 @@ impl Engine {
     pub(super) fn agree_on_weights(&mut self) {
         self.take_up();
         self.give_up();
+        self.ask_for_own_health();
+        self.agree_alone();
         self.propose();
         self.settle();
     }
@@ -228,7 +236,7 @@ impl Engine {
         (!chosen.is_empty()).then_some(wanted)
     }
 
-    fn follow(&mut self, followed: Vec<Arc<Generation>>) {
+    pub(super) fn follow(&mut self, followed: Vec<Arc<Generation>>) {
         self.generations.follow(followed);
         for group in &mut self.groups {
             group.follow_generations(&self.setup, self.generations.followed());

@@ -189,7 +189,10 @@ impl Engine {
                 self.become_state(MemberState::Announce);
             }
             MemberState::Announce
-                if here >= 2 * timing.interval && self.stranger().is_none() && !self.is_damped() =>
+                if here >= 2 * timing.interval
+                    && self.stranger().is_none()
+                    && !self.is_damped()
+                    && self.is_understood() =>
             {
                 self.become_state(MemberState::Active);
             }

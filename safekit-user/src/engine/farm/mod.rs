@@ -16,11 +16,13 @@
 //! damping    who is excluded again and again                                    R13
 //! ownership  release -> table;  take, in a later step                         R3, R6
 //! lease      until when the kernel may accept                                 R5
+//! health     whose application is down                                         R14
 //! speak      release written? then say so                                     R6
 //! ```
 
 mod damping;
 mod generations;
+mod health;
 mod hear;
 mod lease;
 mod lifecycle;
@@ -50,6 +52,7 @@ use crate::wire::heartbeat::Heartbeat;
 
 pub use damping::Damping;
 use generations::Generations;
+use health::Health;
 use lifecycle::Member;
 use ownership::Ownership;
 use peers::Peer;
@@ -76,6 +79,8 @@ pub struct Setup {
     pub groups: Vec<Group>,
     /// In force before the whole cluster was restarted, as handed out in [`Output::Generation`].
     pub generation: Generation,
+    /// In percent, by group: how well this node's applications are at the start; what is left out is well.
+    pub health: Vec<(GroupId, u8)>,
     /// 65,536 in the product; the simulation uses fewer. A multiple of 1,024.
     pub buckets: usize,
     /// How long a gained bucket stays transitional at least, and how long the last word of a node that fell silent
@@ -112,6 +117,8 @@ pub struct Rules {
     pub strangers: bool,
     /// R13.
     pub damping: bool,
+    /// R14: who is down owns nothing, and does not come in before the others know.
+    pub closing: bool,
 }
 
 impl Rules {
@@ -126,6 +133,7 @@ impl Rules {
         two_steps: true,
         strangers: true,
         damping: true,
+        closing: true,
     };
 }
 
@@ -140,7 +148,7 @@ pub enum Input {
     Held { group: GroupId, buckets: BucketBits, since: Instant, connections: u32 },
     /// All live connections of this node in the group, as counted last. For screens.
     Live { group: GroupId, connections: u32 },
-    /// An operator asks for this, on any node; the last word on one thing counts.
+    /// An operator asks for this, on any node, or this node for itself; the last word on one thing counts.
     Change(Vec<Change>),
     /// Carrier of the virtual IP's network interfaces. Up is assumed until told otherwise.
     Carrier { up: bool },
@@ -235,6 +243,7 @@ pub struct Engine {
     view: View,
     basis: Basis,
     generations: Generations,
+    health: Health,
     groups: Vec<Ownership>,
     /// This node's own drain, and what it had when that took effect.
     drain: Option<DrainInfo>,
@@ -266,6 +275,7 @@ impl Engine {
             view: View { id: crate::types::ViewId(0), members: NodeSet::EMPTY, since: now },
             basis: Basis::default(),
             generations,
+            health: Health::new(&setup.health),
             groups,
             drain: None,
             drain_of: None,

@@ -37,6 +37,8 @@ pub(super) struct Ownership {
     /// Something that the table follows from has changed.
     changed: bool,
     owners: Owners,
+    /// The application of this node is down: it owns nothing, whatever is agreed (R14).
+    closed: bool,
 }
 
 /// Who comes first where, in one generation.
@@ -44,8 +46,8 @@ pub(super) struct Ownership {
 pub(super) struct Order {
     share: Share,
     ranks: Arc<Ranks>,
-    /// They are passed over.
-    drained: NodeSet,
+    /// Drained, or their application is down: they are passed over.
+    absent: NodeSet,
 }
 
 impl Order {
@@ -59,19 +61,19 @@ impl Order {
             || Arc::new(Ranks::of(&setup.nodes, &share, setup.buckets)),
             |order| Arc::clone(&order.ranks),
         );
-        Self { share, ranks, drained: generation.adjustments.drained }
+        Self { share, ranks, absent: generation.adjustments.passed_over(group) }
     }
 
     pub(super) fn first(&self, bucket: Bucket, live: NodeSet) -> Option<NodeId> {
-        self.ranks.first(bucket, live.minus(self.drained))
+        self.ranks.first(bucket, live.minus(self.absent))
     }
 
     pub(super) fn preference(&self, bucket: Bucket, live: NodeSet) -> Vec<NodeId> {
-        self.ranks.order(bucket, live.minus(self.drained))
+        self.ranks.order(bucket, live.minus(self.absent))
     }
 
     fn may_own(&self, node: NodeId) -> bool {
-        !self.drained.contains(node) && self.ranks.may_own(node)
+        !self.absent.contains(node) && self.ranks.may_own(node)
     }
 
     pub(super) fn share(&self) -> &Share {
@@ -101,6 +103,7 @@ impl Ownership {
             held_by_peers: BucketBits::none(setup.buckets / HELD_RUN),
             changed: true,
             owners: Owners::new(setup.buckets, now),
+            closed: false,
         }
     }
 
@@ -186,7 +189,7 @@ impl Ownership {
     /// Releases at once what the basis no longer allows, and arranges for the rest to be taken.
     fn rebase(&mut self, basis: &Basis, now: Instant) -> bool {
         let yields = basis.yields.iter().any(|node| basis.strangers.contains(node) || self.may_own(node));
-        let serve = basis.serve && !yields && self.may_own(self.me);
+        let serve = basis.serve && !yields && !self.closed && self.may_own(self.me);
         let first = |order: &Order, bucket| order.first(bucket, basis.live) == Some(self.me);
         let is_mine = |bucket| serve && self.orders.iter().all(|order| first(order, bucket));
         self.allowed = BucketBits::from_fn(self.mine.capacity(), is_mine);
@@ -303,7 +306,9 @@ impl Engine {
         let news = std::mem::take(&mut self.held_news);
         let at_once = !self.setup.rules.release_first;
         for group in &mut self.groups {
-            let released = rebased && group.rebase(&self.basis, now);
+            let closed = self.health.is_closed(group.id, &self.setup.rules);
+            let turned = std::mem::replace(&mut group.closed, closed) != closed;
+            let released = (rebased || turned) && group.rebase(&self.basis, now);
             let taken = group.take_at.is_some_and(|at| at_once || now >= at);
             if taken {
                 group.take(now);

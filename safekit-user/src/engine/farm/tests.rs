@@ -25,6 +25,7 @@ fn setup(me: u8, nodes: usize, boot: u8) -> Setup {
         timing: Timing::DEFAULT,
         groups: vec![Group { id: GROUP, share: Share::Weighted(vec![1; nodes]) }],
         generation: Generation::configured(),
+        health: Vec::new(),
         buckets: BUCKETS,
         hold: HOLD,
         seed: u64::from(me),

@@ -17,6 +17,9 @@ use crate::types::{Command, Instant, Reply, Snapshot, Wish};
 pub struct DrainArgs {
     /// A node, or a module on this node: it takes no new session and keeps its connections.
     pub target: String,
+    /// The module on that node, instead of the one that is asked.
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
     /// Wait so long for the last connection.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = crate::config::duration::parse)]
     pub timeout: Duration,
@@ -28,6 +31,9 @@ pub struct DrainArgs {
 pub struct UndrainArgs {
     /// What was drained.
     pub target: String,
+    /// The module on that node, instead of the one that is asked.
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
     #[command(flatten)]
     pub how: How,
 }
@@ -76,11 +82,10 @@ fn parse_weight(text: &str) -> Result<Weight, String> {
 
 /// Two rounds of heartbeats among members; longer means that they do not agree.
 const EFFECT_TIMEOUT: Duration = Duration::from_secs(10);
-const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 pub fn drain(args: &DrainArgs) -> Exit {
     let wish = Wish::Drain { target: args.target.clone() };
-    let waited = run(&args.how, wish, |client, at| {
+    let waited = run(&args.how, args.node.as_deref(), wish, |client, at| {
         wait_for(client, at, &args.target, |now| is_drained(now, &args.target))?;
         wait_for_connections(client, args)
     });
@@ -89,7 +94,7 @@ pub fn drain(args: &DrainArgs) -> Exit {
 
 pub fn undrain(args: &UndrainArgs) -> Exit {
     let wish = Wish::Undrain { target: args.target.clone() };
-    let waited = run(&args.how, wish, |client, at| {
+    let waited = run(&args.how, args.node.as_deref(), wish, |client, at| {
         let back = wait_for(client, at, &args.target, |now| !is_drained(now, &args.target))?;
         out(&format!("{} takes new sessions again; {}", args.target, back.summary));
         Ok(Exit::Done)
@@ -104,7 +109,7 @@ pub fn weight(args: &WeightArgs) -> Exit {
         Weight::Own(weight) => Some(*weight),
     };
     let wish = Wish::Weight { module: module.clone(), node: node.clone(), weight, rule: rule.clone() };
-    let waited = run(how, wish, |client, at| {
+    let waited = run(how, None, wish, |client, at| {
         let done = wait_for(client, at, node, |now| has_weight(now, args, weight))?;
         for line in shares(&done, module) {
             out(&line);
@@ -117,10 +122,11 @@ pub fn weight(args: &WeightArgs) -> Exit {
 /// Asks, and waits for the effect unless told not to.
 fn run(
     how: &How,
+    node: Option<&str>,
     wish: Wish,
     wait: impl FnOnce(&mut Client, Instant) -> Result<Exit, Error>,
 ) -> Result<Exit, Error> {
-    let mut client = Client::connect(&how.asking.socket())?;
+    let mut client = Client::connect(&how.asking.socket())?.at(node);
     match client.ask(&Command::Adjust { wish, dry_run: how.dry_run })? {
         Reply::Refused { error, next_step } => {
             err(&format!("error: {error}\nnext: {next_step}"));
@@ -161,9 +167,8 @@ const POLL: Duration = Duration::from_millis(50);
 fn wait_for_connections(client: &mut Client, args: &DrainArgs) -> Result<Exit, Error> {
     let deadline = now() + args.timeout;
     let mut line = Progress::default();
-    client.send(&Command::Watch)?;
     loop {
-        let Reply::Status { snapshot } = client.receive(SILENCE_MAX)? else { return Err(Error::Unexpected) };
+        let Reply::Status { snapshot } = client.ask(&Command::Status)? else { return Err(Error::Unexpected) };
         let progress = progress(&snapshot, &args.target);
         if let Some((0, of)) = progress {
             line.end(&drained(args, of));
@@ -184,6 +189,7 @@ fn wait_for_connections(client: &mut Client, args: &DrainArgs) -> Result<Exit, E
             return Ok(Exit::Failed);
         }
         line.show(&format!("{}: {left}", args.target));
+        std::thread::sleep(POLL);
     }
 }
 

@@ -13,6 +13,7 @@ pub mod events;
 pub mod farm;
 pub mod keygen;
 pub mod module;
+pub mod place;
 pub mod reload;
 pub mod resource;
 pub mod status;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 
+use super::place::{Where, ask_nodes, json_by_node, on_nodes};
 use super::{Asking, Format, module};
 use crate::front::control_client::{Client, Error};
 use crate::front::exit::Exit;
@@ -17,8 +18,10 @@ pub struct StatusArgs {
     /// Only this module.
     pub module: Option<String>,
     /// Go on, and show every change.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["nodes", "all"])]
     pub watch: bool,
+    #[command(flatten)]
+    pub place: Where,
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Format,
     #[command(flatten)]
@@ -36,10 +39,15 @@ pub fn run(args: &StatusArgs) -> Exit {
 }
 
 fn show(args: &StatusArgs) -> Result<Exit, Error> {
-    let mut client = Client::connect(&args.asking.socket())?;
     if !args.watch {
-        return print(args, client.ask(&Command::Status)?, &mut std::io::stdout());
+        return if args.output == Format::Json && !args.place.is_here() {
+            print_json_by_node(args)
+        } else {
+            let status = Command::Status;
+            on_nodes(&args.asking, &args.place, &status, |reply| print(args, reply, &mut std::io::stdout()))
+        };
     }
+    let mut client = Client::connect(&args.asking.socket())?;
     client.send(&Command::Watch)?;
     loop {
         let reply = client.receive(SILENCE_MAX)?;
@@ -53,6 +61,22 @@ fn show(args: &StatusArgs) -> Result<Exit, Error> {
             return Ok(exit);
         }
     }
+}
+
+fn print_json_by_node(args: &StatusArgs) -> Result<Exit, Error> {
+    let answers = match ask_nodes(&args.asking, &args.place, &Command::Status)? {
+        Ok(answers) => answers,
+        Err(refused) => return Ok(refused),
+    };
+    let (text, exit) = json_by_node(answers, |reply| match reply {
+        Reply::Status { snapshot } => {
+            let exit = exit_of(snapshot.verdict);
+            (serde_json::to_value(snapshot).expect("a snapshot is plain data"), exit)
+        }
+        other => (serde_json::to_value(other).expect("a reply is plain data"), Exit::Failed),
+    });
+    super::out(&text);
+    Ok(exit)
 }
 
 fn print(args: &StatusArgs, reply: Reply, out: &mut impl Write) -> Result<Exit, Error> {
@@ -118,6 +142,12 @@ pub fn table(snapshot: &Snapshot) -> String {
     }
     text += "\n";
     text += &heartbeat(snapshot);
+    for refused in &snapshot.links.refused {
+        text += &format!(
+            "refused connections of nodes: {} times {}, last of {}\n",
+            refused.count, refused.reason, refused.last
+        );
+    }
     text
 }
 

@@ -158,6 +158,11 @@ impl Farm {
         &self.config
     }
 
+    /// A node's own configuration, where there is one when its daemon starts.
+    pub fn own_config(&self, node: NodeId) -> PathBuf {
+        self.topology.run_dir().join(format!("{}.yaml", node_name(node)))
+    }
+
     /// What `--run-dir` of a node is.
     pub fn node_dir(&self, node: NodeId) -> PathBuf {
         node_dir(&self.topology, node)
@@ -369,7 +374,10 @@ impl Farm {
     fn start_daemon(&mut self, node: NodeId) -> Result<(), Error> {
         let name = node_name(node);
         let mut command = Command::new(&self.binary);
-        command.arg("daemon").args(["--node", &name]).arg("--config").arg(&self.config);
+        // Nodes share one file, unless somebody gave this one its own.
+        let own = self.own_config(node);
+        let config = if own.is_file() { &own } else { &self.config };
+        command.arg("daemon").args(["--node", &name]).arg("--config").arg(config);
         command.arg("--run-dir").arg(self.node_dir(node));
         command.arg("--state-dir").arg(self.topology.run_dir().join(format!("{name}-state")));
         let namespace = self.topology.node(node).ok_or_else(|| Error::Off(name.clone()))?;

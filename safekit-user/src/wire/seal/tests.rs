@@ -33,6 +33,28 @@ fn what_was_sealed_comes_out() {
     assert_eq!(opener.refused_total(), 0);
 }
 
+/// Accept, send, forget: at no step is a datagram refused that somebody may send then.
+#[test]
+fn the_key_changes_under_way() {
+    let new = (0..).map(|byte| ClusterKey::new([byte; 32])).find(|key| key_id(key) != key_id(&KEY)).unwrap();
+    let mut sealer = Sealer::new(&KEY, "shop", SENDER, BOOT);
+    let mut opener = opener();
+    let opens = |sealer: &mut Sealer, opener: &mut Opener, seq| {
+        let mut datagram = Vec::new();
+        sealer.seal(Seq(seq), BODY, &mut datagram);
+        opener.open(&mut datagram).map(|(_, body)| body.to_vec())
+    };
+    assert_eq!(opens(&mut sealer, &mut opener, 1).as_deref(), Ok(BODY));
+    opener.accept(&[KEY, new.clone()]);
+    assert_eq!(opens(&mut sealer, &mut opener, 2).as_deref(), Ok(BODY));
+    sealer.switch(&new);
+    assert_eq!(opens(&mut sealer, &mut opener, 3).as_deref(), Ok(BODY));
+    opener.accept(&[new]);
+    assert_eq!(opens(&mut sealer, &mut opener, 4).as_deref(), Ok(BODY));
+    sealer.switch(&KEY);
+    assert_eq!(opens(&mut sealer, &mut opener, 5), Err(Refused::NotAuthentic));
+}
+
 #[test]
 fn the_body_is_hidden() {
     let datagram = sealed(1, BODY);
@@ -147,7 +169,7 @@ fn a_flood_of_invented_boots_displaces_no_key() {
         datagram[13..21].copy_from_slice(&invented.to_be_bytes());
         assert_eq!(opener.open(&mut datagram).unwrap_err(), Refused::NotAuthentic);
     }
-    let kept: Vec<BootId> = opener.boots.iter().flatten().flatten().map(|(boot, _)| *boot).collect();
+    let kept: Vec<BootId> = opener.boots.iter().flatten().flatten().map(|it| it.boot).collect();
     assert_eq!(kept, [BOOT]);
 }
 
@@ -157,7 +179,7 @@ fn the_keys_of_the_newest_boots_are_kept_and_older_ones_still_open() {
     for life in [1, 2, 3, 1] {
         opener.open(&mut sealed_by(SENDER, BootId([life; 16]), 1, BODY)).unwrap();
     }
-    let kept: Vec<u8> = opener.boots[2].iter().flatten().map(|(boot, _)| boot.0[0]).collect();
+    let kept: Vec<u8> = opener.boots[2].iter().flatten().map(|it| it.boot.0[0]).collect();
     assert_eq!(kept, [1, 3]);
 }
 

@@ -1,4 +1,6 @@
-//! `safekit config check | show`: what a configuration file is, or what is wrong with it. Touches no network.
+//! `safekit config`: what a configuration file is, what is wrong with it, and how all nodes get it.
+
+mod apply;
 
 use std::path::PathBuf;
 
@@ -18,6 +20,14 @@ enum Verb {
     Check(FileArg),
     /// Print the file as it takes effect, defaults written out
     Show(FileArg),
+    /// Give all nodes a configuration: everywhere, or nowhere
+    Apply(apply::ApplyArgs),
+    /// Show in what a file differs from the configuration in force
+    Diff(apply::DiffArgs),
+    /// List the last ten configurations, with who applied them and when
+    History(apply::HistoryArgs),
+    /// Go back to an earlier configuration, on all nodes
+    Rollback(apply::RollbackArgs),
 }
 
 #[derive(clap::Args, Debug)]
@@ -31,6 +41,10 @@ pub fn run(args: &ConfigArgs) -> Exit {
     match &args.verb {
         Verb::Check(FileArg { file }) => with_config(file, |config| out(&summary(config))),
         Verb::Show(FileArg { file }) => with_config(file, |config| out(effective(config).trim_end())),
+        Verb::Apply(args) => apply::apply(args),
+        Verb::Diff(args) => apply::show_diff(args),
+        Verb::History(args) => apply::history(args),
+        Verb::Rollback(args) => apply::rollback(args),
     }
 }
 

@@ -1,4 +1,14 @@
-//! How a module's application is started, watched and stopped: the shapes. Reading them is in `upkeep/`.
+//! How a module's application is started, watched and stopped: the shapes. Reading them is in `read` and `checks`.
+
+mod checks;
+pub mod expression;
+mod read;
+mod show;
+
+pub use expression::Expression;
+pub use read::DEFAULT_RULES;
+pub(super) use read::{Others, follow_up, upkeep};
+pub(super) use show::UpkeepView;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -75,8 +85,7 @@ pub struct Failover {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailoverRule {
     pub name: String,
-    /// In the language of `engine/rules`; it has been parsed once.
-    pub when: String,
+    pub when: Expression,
     pub action: Action,
 }
 

@@ -1,0 +1,371 @@
+//! `checks:`: what watches a module.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::super::decode::{Fields, Keys, Unique, choice, ip, list, name, port, text};
+use super::super::error::{Findings, meant_or_allowed, quoted};
+use super::super::tree::{Node, Value};
+use super::read::{ACTIONS, positive, services, truth};
+use super::{CHECK_INTERVAL_DEFAULT, CHECK_TIMEOUT_DEFAULT, Check, CheckKind, ModuleAt, When, Witness};
+use crate::types::NodeId;
+use crate::types::module::Action;
+
+const CHECKS_MAX: usize = 64;
+/// Processes and repetitions.
+const COUNT_MAX: u32 = 100_000;
+
+const CHECK: Keys = Keys {
+    of: "a check",
+    known: &[
+        "name",
+        "when",
+        "action",
+        "services",
+        "share_when_down",
+        "process",
+        "tcp",
+        "http",
+        "ping",
+        "link",
+        "address",
+        "module",
+        "custom",
+        "witness",
+    ],
+    later: &[],
+};
+pub(super) const WHENS: [(&str, When); 5] = [
+    ("pre", When::Pre),
+    ("up", When::Up),
+    ("prim", When::Prim),
+    ("second", When::Second),
+    ("both", When::Both),
+];
+
+/// A kind, its keys, and what a check of it does where the file says nothing.
+const KINDS: [(&str, Keys, When, Action); 9] = [
+    (
+        "process",
+        keys(
+            "`process`",
+            &["name", "arguments", "at_least", "at_most", "interval", "timeout", "rise", "fall"],
+        ),
+        When::Up,
+        Action::Restart,
+    ),
+    (
+        "tcp",
+        keys("`tcp`", &["address", "port", "interval", "timeout", "rise", "fall"]),
+        When::Up,
+        Action::Restart,
+    ),
+    (
+        "http",
+        keys(
+            "`http`",
+            &["url", "port", "path", "status", "body", "verify", "interval", "timeout", "rise", "fall"],
+        ),
+        When::Up,
+        Action::Restart,
+    ),
+    ("ping", keys("`ping`", &["address", "interval", "timeout", "rise", "fall"]), When::Pre, Action::Wait),
+    ("link", keys("`link`", &["interface", "interval", "timeout", "rise", "fall"]), When::Pre, Action::Wait),
+    (
+        "address",
+        keys("`address`", &["address", "interval", "timeout", "rise", "fall"]),
+        When::Up,
+        Action::Stopstart,
+    ),
+    (
+        "module",
+        keys("`module`", &["module", "node", "url", "interval", "timeout", "rise", "fall"]),
+        When::Pre,
+        Action::Wait,
+    ),
+    (
+        "custom",
+        keys("`custom`", &["run", "reports", "interval", "timeout", "rise", "fall"]),
+        When::Up,
+        Action::None,
+    ),
+    (
+        "witness",
+        keys("`witness`", &["node", "address", "interval", "timeout", "rise", "fall"]),
+        When::Pre,
+        Action::Wait,
+    ),
+];
+
+const fn keys(of: &'static str, known: &'static [&'static str]) -> Keys {
+    Keys { of, known, later: &[] }
+}
+
+pub(super) fn checks(
+    node: &Node,
+    nodes: Option<&[super::super::Node]>,
+    findings: &mut Findings,
+) -> Option<Vec<Check>> {
+    let items = list(node, "checks", CHECKS_MAX, "{ name: http, tcp: { port: 80 } }", findings)?;
+    let mut seen = Unique::default();
+    let mut checks = Vec::new();
+    let mut sound = true;
+    for item in items {
+        let Some(check) = check(item, nodes, findings) else {
+            sound = false;
+            continue;
+        };
+        if let Err(first) = seen.insert(check.name.clone(), item.mark) {
+            let message = format!("the check {} is there twice", check.name);
+            findings.add_duplicate(item.mark, first, message, "rename one of them");
+        }
+        checks.push(check);
+    }
+    sound.then_some(checks)
+}
+
+fn check(node: &Node, nodes: Option<&[super::super::Node]>, findings: &mut Findings) -> Option<Check> {
+    let fields = Fields::open(node, &CHECK, findings)?;
+    let check_name = fields
+        .required("name", "name: http", findings)
+        .and_then(|node| name(node, "the name of a check", findings));
+    let mut found = KINDS.iter().filter(|(word, ..)| fields.has(word));
+    let (kind, more) = (found.next(), found.next());
+    let Some((word, keys, when, action)) = kind else {
+        let hint = "add one of process, tcp, http, ping, link, address, module, custom, witness";
+        findings.add(node.mark, "a check of no kind", hint);
+        return None;
+    };
+    if more.is_some() {
+        findings.add(node.mark, "a check of two kinds", "make it two checks");
+        return None;
+    }
+    let inner = Fields::open(fields.optional(word)?, keys, findings)?;
+    let spans = (inner.optional("interval"), inner.optional("timeout"));
+    let interval = spans.0.map_or(Some(CHECK_INTERVAL_DEFAULT), |node| positive(node, "interval", findings));
+    let timeout = spans.1.map_or(Some(CHECK_TIMEOUT_DEFAULT), |node| positive(node, "timeout", findings));
+    let rise = inner.optional("rise").map_or(Some(1), |node| count(node, "rise", 1, findings));
+    let fall = inner.optional("fall").map_or(Some(1), |node| count(node, "fall", 1, findings));
+    let kind = kind_of(word, &inner, nodes, findings);
+    let when =
+        fields.optional("when").map_or(Some(*when), |node| choice(node, "when", &WHENS, &[], findings));
+    let action = fields
+        .optional("action")
+        .map_or(Some(*action), |node| choice(node, "action", &ACTIONS, &[], findings));
+    let services = fields.optional("services").map_or(Some(vec![]), |node| services(node, findings));
+    let share = fields.optional("share_when_down").map(|node| percent(node, findings));
+    let (interval, action) = (interval?, action?);
+    // A probe ends before the next begins.
+    let timeout = timeout?.min(interval);
+    Some(Check {
+        name: check_name?,
+        kind: kind?,
+        interval,
+        timeout,
+        rise: rise?,
+        fall: fall?,
+        when: when?,
+        action,
+        services: services?,
+        share_when_down: match share {
+            Some(share) => share?,
+            None if action == Action::None => 100,
+            None => 0,
+        },
+    })
+}
+
+fn count(node: &Node, what: &str, least: u32, findings: &mut Findings) -> Option<u32> {
+    match &node.value {
+        Value::Integer(number) => match u32::try_from(*number) {
+            Ok(count) if (least..=COUNT_MAX).contains(&count) => return Some(count),
+            Ok(_) | Err(_) => {}
+        },
+        Value::Null
+        | Value::Bool(_)
+        | Value::Fraction(_)
+        | Value::Text(_)
+        | Value::List(_)
+        | Value::Map(_) => {}
+    }
+    findings.add(
+        node.mark,
+        format!("`{what}` is no count"),
+        format!("write a whole number from {least} to {COUNT_MAX}"),
+    );
+    None
+}
+
+fn percent(node: &Node, findings: &mut Findings) -> Option<u8> {
+    match &node.value {
+        Value::Integer(number @ 0..=100) => return u8::try_from(*number).ok(),
+        _ => findings.add(node.mark, "`share_when_down` is no part of the share", "write percent: 0 to 100"),
+    }
+    None
+}
+
+fn kind_of(
+    word: &str,
+    fields: &Fields<'_>,
+    nodes: Option<&[super::super::Node]>,
+    findings: &mut Findings,
+) -> Option<CheckKind> {
+    match word {
+        "process" => process(fields, findings),
+        "tcp" => {
+            let address = address_or_here(fields, findings);
+            let port = fields.required("port", "port: 80", findings).and_then(|node| port(node, findings));
+            Some(CheckKind::Tcp { address: address?, port: port? })
+        }
+        "http" => http(fields, findings),
+        "ping" => {
+            let node = fields.required("address", "address: 10.99.0.254", findings)?;
+            Some(CheckKind::Ping { address: ip(node, findings)? })
+        }
+        "link" => {
+            let node = fields.required("interface", "interface: eth0", findings)?;
+            Some(CheckKind::Link { interface: text(node, "an interface", findings)?.to_owned() })
+        }
+        "address" => {
+            let node = fields.required("address", "address: 10.99.0.100", findings)?;
+            Some(CheckKind::Address { address: ip(node, findings)? })
+        }
+        "module" => module(fields, nodes, findings),
+        "custom" => {
+            let node = fields.required("run", "run: ./check", findings)?;
+            let reports =
+                fields.optional("reports").map_or(Some(false), |node| truth(node, "reports", findings));
+            Some(CheckKind::Custom { run: text(node, "a command", findings)?.to_owned(), reports: reports? })
+        }
+        _ => witness(fields, nodes, findings),
+    }
+}
+
+fn process(fields: &Fields<'_>, findings: &mut Findings) -> Option<CheckKind> {
+    let node = fields.required("name", "name: nginx", findings)?;
+    let name = text(node, "the name of a process", findings)?.to_owned();
+    let arguments = fields.optional("arguments").map(|node| regex(node, findings));
+    let at_least = fields.optional("at_least").map_or(Some(1), |node| count(node, "at_least", 0, findings));
+    let at_most = fields.optional("at_most").map(|node| count(node, "at_most", 1, findings));
+    let arguments = match arguments {
+        Some(arguments) => Some(arguments?),
+        None => None,
+    };
+    let at_most = match at_most {
+        Some(at_most) => Some(at_most?),
+        None => None,
+    };
+    Some(CheckKind::Process { name, arguments, at_least: at_least?, at_most })
+}
+
+/// Linear in what it reads, and checked here, so that it is one ever after.
+fn regex(node: &Node, findings: &mut Findings) -> Option<String> {
+    let pattern = text(node, "a regular expression", findings)?;
+    match regex::Regex::new(pattern) {
+        Ok(_) => Some(pattern.to_owned()),
+        Err(error) => {
+            let last = error.to_string();
+            let last = last.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            findings.add(node.mark, format!("{} is no regular expression", quoted(pattern)), last);
+            None
+        }
+    }
+}
+
+fn address_or_here(fields: &Fields<'_>, findings: &mut Findings) -> Option<IpAddr> {
+    fields.optional("address").map_or(Some(Ipv4Addr::LOCALHOST.into()), |node| ip(node, findings))
+}
+
+fn http(fields: &Fields<'_>, findings: &mut Findings) -> Option<CheckKind> {
+    let url = match fields.optional("url") {
+        Some(node) => {
+            let url = text(node, "a URL", findings)?;
+            if !url.starts_with("http://") && !url.starts_with("https://") {
+                findings.add(
+                    node.mark,
+                    format!("{} is no URL", quoted(url)),
+                    "write http://127.0.0.1:8080/health",
+                );
+                return None;
+            }
+            url.to_owned()
+        }
+        None => {
+            let port = fields.required("port", "port: 80", findings).and_then(|node| port(node, findings))?;
+            let path = fields.optional("path").map_or(Some("/"), |node| text(node, "a path", findings))?;
+            format!("http://127.0.0.1:{port}/{}", path.trim_start_matches('/'))
+        }
+    };
+    let status = fields.optional("status").map_or(Some((200, 299)), |node| status(node, findings));
+    let body = match fields.optional("body") {
+        Some(node) => Some(regex(node, findings)?),
+        None => None,
+    };
+    let verify = fields.optional("verify").map_or(Some(true), |node| truth(node, "verify", findings));
+    Some(CheckKind::Http { url, status: status?, body, verify: verify? })
+}
+
+/// `200`, or `200-299`.
+fn status(node: &Node, findings: &mut Findings) -> Option<(u16, u16)> {
+    let written = match &node.value {
+        Value::Integer(number) => number.to_string(),
+        Value::Text(text) => text.clone(),
+        Value::Null | Value::Bool(_) | Value::Fraction(_) | Value::List(_) | Value::Map(_) => String::new(),
+    };
+    let (first, last) = written.split_once('-').unwrap_or((&written, &written));
+    match (first.parse(), last.parse()) {
+        (Ok(first @ 100..=599), Ok(last @ 100..=599)) if first <= last => Some((first, last)),
+        _ => {
+            findings.add(node.mark, format!("{} is no status", quoted(&written)), "write 200, or 200-299");
+            None
+        }
+    }
+}
+
+fn node_id(node: &Node, nodes: Option<&[super::super::Node]>, findings: &mut Findings) -> Option<NodeId> {
+    let name = text(node, "a node's name", findings)?;
+    let nodes = nodes?;
+    let index = nodes.iter().position(|node| node.name == name);
+    if index.is_none() {
+        let hint = meant_or_allowed(name, nodes.iter().map(|node| node.name.as_str()));
+        findings.add(node.mark, format!("there is no node {}", quoted(name)), hint);
+    }
+    index.map(|index| NodeId(index as u8))
+}
+
+fn module(
+    fields: &Fields<'_>,
+    nodes: Option<&[super::super::Node]>,
+    findings: &mut Findings,
+) -> Option<CheckKind> {
+    let node = fields.required("module", "module: db", findings)?;
+    let module = name(node, "the name of a module", findings)?;
+    let at = match (fields.optional("node"), fields.optional("url")) {
+        (Some(node), None) => ModuleAt::Node(node_id(node, nodes, findings)?),
+        (None, Some(node)) => ModuleAt::Url(text(node, "a URL", findings)?.to_owned()),
+        (None, None) => ModuleAt::Here,
+        (Some(_), Some(node)) => {
+            findings.add(node.mark, "a module of a node and of a URL", "keep one of them");
+            return None;
+        }
+    };
+    Some(CheckKind::Module { module, at })
+}
+
+fn witness(
+    fields: &Fields<'_>,
+    nodes: Option<&[super::super::Node]>,
+    findings: &mut Findings,
+) -> Option<CheckKind> {
+    match (fields.optional("node"), fields.optional("address")) {
+        (Some(node), None) => Some(CheckKind::Witness(Witness::Node(node_id(node, nodes, findings)?))),
+        (None, Some(node)) => Some(CheckKind::Witness(Witness::Address(ip(node, findings)?))),
+        (None, None) | (Some(_), Some(_)) => {
+            findings.add(
+                fields.mark(),
+                "a witness is one node or one address",
+                "write `node: web3`, or `address: 10.99.0.254`",
+            );
+            None
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What modules need of the rest of the daemon, and it of them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use safekit::config::Config;
+use safekit::driver::check::Remote;
+use safekit::driver::cluster::Cluster;
+use safekit::driver::daemon::Running;
+use safekit::driver::journal::Journal;
+use safekit::driver::modules::{Ground, Happened, Level, Modules, groups_of, own_modules, share_at_start};
+use safekit::types::journal::{self, Note};
+use safekit::types::{GroupId, NodeId};
+use tokio::sync::{mpsc, watch};
+
+/// Lines for the journal that wait to be written; more are left out, and are in the log.
+const HAPPENED_MAX: usize = 256;
+
+/// How well this node's applications are before anything is done: what the other nodes are told first.
+pub(super) fn health(config: &Config, me: NodeId, state_dir: &Path) -> Vec<(GroupId, u8)> {
+    let modules = own_modules(config, me).into_iter();
+    let of_module = modules.flat_map(|module| {
+        let share = share_at_start(module, state_dir);
+        groups_of(config, module).into_iter().map(move |group| (group, share))
+    });
+    of_module.collect()
+}
+
+/// Starts them, and lets the other nodes know of them.
+pub(super) fn start(
+    config: &Config,
+    me: NodeId,
+    state_dir: &Path,
+    running: &Running,
+    cluster: &Cluster,
+    journal: &Journal,
+) -> Modules {
+    let (happened, news) = mpsc::channel(HAPPENED_MAX);
+    let ground = Ground {
+        config: config.clone(),
+        me,
+        state_dir: state_dir.to_owned(),
+        inbox: running.inbox.clone(),
+        snapshots: running.snapshots.clone(),
+        remotes: remotes(cluster),
+        happened,
+    };
+    let modules = Modules::start(&ground);
+    tokio::spawn(tell(modules.clone(), cluster.clone()));
+    tokio::spawn(write_down(news, journal.clone()));
+    modules
+}
+
+async fn tell(modules: Modules, cluster: Cluster) {
+    let mut reports = modules.board.reports();
+    loop {
+        cluster.publish(reports.borrow_and_update().to_vec());
+        if reports.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn remotes(cluster: &Cluster) -> watch::Receiver<Arc<Vec<Remote>>> {
+    let mut heard = cluster.reports();
+    let of = |heard: &[Option<safekit::driver::cluster::Heard>]| {
+        let one = |it: &Option<safekit::driver::cluster::Heard>| {
+            it.as_ref().map_or((None, Vec::new()), |it| (Some(it.at), it.reports.clone()))
+        };
+        Arc::new(heard.iter().map(one).collect::<Vec<Remote>>())
+    };
+    let (sender, receiver) = watch::channel(of(&heard.borrow_and_update()));
+    tokio::spawn(async move {
+        while heard.changed().await.is_ok() {
+            sender.send_replace(of(&heard.borrow_and_update()));
+        }
+    });
+    receiver
+}
+
+async fn write_down(mut news: mpsc::Receiver<Happened>, journal: Journal) {
+    while let Some(Happened { module, level, kind, text, cause }) = news.recv().await {
+        let level = match level {
+            Level::Info => journal::Level::Info,
+            Level::Warning => journal::Level::Warning,
+            Level::Error => journal::Level::Error,
+        };
+        journal.note(Note { level, module: Some(module), kind, text, cause });
+    }
+}
+
+/// Configurations that change nothing but how modules are kept.
+pub(super) async fn follow(modules: Modules, me: NodeId, mut configs: watch::Receiver<Arc<Config>>) {
+    while configs.changed().await.is_ok() {
+        let config = Arc::clone(&configs.borrow_and_update());
+        modules.change(&config, me).await;
+    }
+}
