@@ -14,6 +14,7 @@ use crate::types::logs::ScriptRun;
 use crate::types::module::{Role, RunId, Script, ScriptEnd};
 
 mod lifetime;
+mod served;
 mod told;
 
 /// Gone with the test.
