@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::cluster::{ApplyMessage, ConfigEntry, ConfigVersion, Effect};
+use super::logs::{LogPage, ScriptRun};
 use super::module::{Action, ResourceInfo, ResourceState, Verb};
 use super::{Bucket, Instant, KeyStep, Snapshot, ViewId};
 
@@ -32,6 +33,11 @@ pub enum Command {
     Checks { module: String, on: bool, for_ms: Option<u64> },
     /// Which failover rules hold, and why. Answered by [`Reply::Rules`].
     Rules { module: String },
+    /// The last runs of a module's scripts, those of one script, or of those whose names begin so (`start`). Answered
+    /// by [`Reply::Runs`].
+    Logs { module: String, script: Option<String>, last: u32 },
+    /// What one of them has printed, from a byte on. Answered by [`Reply::LogPage`].
+    LogPage { module: String, run: String, from: u64 },
     /// Restart the daemon with the program and the configuration of today, under a filter that stays. Answered by
     /// [`Reply::Accepted`] before the daemon ends.
     Reload,
@@ -124,6 +130,13 @@ pub enum Reply {
     },
     Rules {
         rules: Vec<RuleState>,
+    },
+    /// The oldest first.
+    Runs {
+        runs: Vec<ScriptRun>,
+    },
+    LogPage {
+        page: LogPage,
     },
     ByNode {
         answers: Vec<NodeAnswer>,

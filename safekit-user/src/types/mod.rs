@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod event;
 pub mod ids;
 pub mod key;
+pub mod logs;
 pub mod module;
 pub mod notes;
 pub mod share;

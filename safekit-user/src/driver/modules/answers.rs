@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::keeper::Keeper;
 use super::{Level, word};
 use crate::driver::clock;
+use crate::driver::scripts::logs;
 use crate::engine::module::Input;
 use crate::engine::rules::Sight;
 use crate::types::module::Maintenance;
@@ -40,6 +41,10 @@ impl Keeper {
                     rules: self.book.explain(Sight { resources: &self.resources, state, remotes: &remotes }),
                 }
             }
+            Command::Logs { module, script, last } => {
+                logs::runs(self.state_dir(), &module, script.as_deref(), last as usize)
+            }
+            Command::LogPage { module, run, from } => logs::page(self.state_dir(), &module, &run, from),
             _ => refused("this command is not about a module", "report this as a defect"),
         }
     }

@@ -378,6 +378,10 @@ impl Keeper {
         self.activate_checks();
     }
 
+    pub(super) fn state_dir(&self) -> &Path {
+        &self.ground_place.state_dir
+    }
+
     fn save(&self) {
         if let Err(error) = self.store.save(&self.kept) {
             tracing::error!(module = self.module.name, %error, "cannot keep the module's state");

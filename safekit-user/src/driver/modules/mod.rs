@@ -187,7 +187,9 @@ pub fn module_of(command: &Command) -> Option<&str> {
         | Command::SetResource { module, .. }
         | Command::Report { module, .. }
         | Command::Checks { module, .. }
-        | Command::Rules { module } => Some(module),
+        | Command::Rules { module }
+        | Command::Logs { module, .. }
+        | Command::LogPage { module, .. } => Some(module),
         _ => None,
     }
 }

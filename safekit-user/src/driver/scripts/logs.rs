@@ -1,104 +1,83 @@
-//! What scripts say: a file for each run, the last ones kept.
+//! Answers of `safekit logs`: which runs there were, and what they printed, a page at a time.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
-use crate::driver::clock;
-use crate::types::module::ScriptEnd;
+use rustix::fs::SeekFrom;
 
-/// Of each module.
-const RUNS_MAX: usize = 50;
-/// The end of a log that is looked at.
-const TAIL_BYTES: u64 = 4096;
-const LINE_CHARACTERS_MAX: usize = 300;
+use super::log_dir;
+use super::records::{self, Record};
+use crate::types::Reply;
+use crate::types::logs::{LogPage, ScriptRun};
 
-pub struct Log {
-    file: File,
-    path: PathBuf,
-}
+/// Of one reply: an operator's line, not a file transfer.
+pub const PAGE_BYTES_MAX: u64 = 64 * 1024;
 
-impl Log {
-    /// `2026-11-23T08:00:00.123Z_start_both.log`
-    pub fn create(module_dir: &Path, script: &str, force: bool) -> io::Result<Self> {
-        let directory = module_dir.join("scripts");
-        std::fs::create_dir_all(&directory)?;
-        drop_oldest(&directory)?;
-        let forced = if force { "_force" } else { "" };
-        let stamp = clock::utc();
-        for number in 0..100 {
-            let more = if number == 0 { String::new() } else { format!(".{number}") };
-            let path = directory.join(format!("{stamp}{more}_{script}{forced}.log"));
-            match OpenOptions::new().append(true).create_new(true).open(&path) {
-                Ok(file) => return Ok(Self { file, path }),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(io::ErrorKind::AlreadyExists.into())
-    }
-
-    /// For a process.
-    pub fn descriptor(&self) -> io::Result<Stdio> {
-        Ok(self.file.try_clone()?.into())
-    }
-
-    pub fn note(&mut self, text: &str) {
-        // A log that cannot be written costs no more than the log.
-        let _unwritten = writeln!(self.file, "safekit: {text}");
-    }
-
-    pub fn finish(&mut self, end: &ScriptEnd) {
-        let text = match end {
-            ScriptEnd::Done => "ended well".to_owned(),
-            ScriptEnd::Failed { code: Some(code), .. } => format!("failed with exit code {code}"),
-            ScriptEnd::Failed { code: None, .. } => "was ended by a signal".to_owned(),
-            ScriptEnd::TimedOut => "did not end in time, and was ended by force".to_owned(),
-            ScriptEnd::Killed => "was ended by force on demand".to_owned(),
-            ScriptEnd::NotStarted { why } => format!("could not be started: {why}"),
-        };
-        self.note(&text);
-    }
-
-    /// The last line that says something.
-    pub fn last_line(&self) -> String {
-        let text = tail(&self.path).unwrap_or_default();
-        let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-        let plain = line.chars().filter(|c| !c.is_control());
-        plain.take(LINE_CHARACTERS_MAX).collect()
-    }
-}
-
-fn tail(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
-    let mut bytes = Vec::new();
-    file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-fn drop_oldest(directory: &Path) -> io::Result<()> {
-    let runs = runs(directory)?;
-    for path in runs.iter().take((runs.len() + 1).saturating_sub(RUNS_MAX)) {
-        std::fs::remove_file(path)?;
-    }
-    Ok(())
-}
-
-/// The oldest first: names begin with the time.
-pub fn runs(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let mut paths: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|it| it == "log"))
+/// Runs of a module, the oldest first, only the last `last` of those of `script`.
+pub fn runs(state_dir: &Path, module: &str, script: Option<&str>, last: usize) -> Reply {
+    let dir = log_dir(state_dir, module);
+    let wanted = |record: &Record| script.is_none_or(|script| matches(&record.run.script, script));
+    let newest = records::names(&dir).into_iter().rev();
+    let mut runs: Vec<ScriptRun> = newest
+        .filter_map(|name| records::read(&dir, &name))
+        .filter(wanted)
+        .take(last)
+        .map(|record| with_size(&dir, record.run))
         .collect();
-    paths.sort();
-    Ok(paths)
+    runs.reverse();
+    Reply::Runs { runs }
+}
+
+/// From byte `from` on. A run that is not there is refused.
+pub fn page(state_dir: &Path, module: &str, run: &str, from: u64) -> Reply {
+    let dir = log_dir(state_dir, module);
+    // Only names that a listing gives: nobody reads other files through the daemon.
+    let known = records::names(&dir).iter().any(|name| name == run);
+    match known.then(|| records::read(&dir, run)).flatten() {
+        Some(record) => Reply::LogPage { page: read_page(&dir, &record, from) },
+        None => Reply::Refused {
+            error: format!("{module} has no run {run}"),
+            next_step: format!("safekit logs {module}"),
+        },
+    }
+}
+
+/// `start` means whatever starts.
+fn matches(script: &str, wanted: &str) -> bool {
+    script == wanted || script.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('_'))
+}
+
+fn with_size(dir: &Path, run: ScriptRun) -> ScriptRun {
+    let size = std::fs::metadata(dir.join(format!("{}.log", run.name))).map(|facts| facts.len());
+    ScriptRun { bytes: size.unwrap_or(run.bytes), ..run }
+}
+
+fn read_page(dir: &Path, record: &Record, from: u64) -> LogPage {
+    let run = &record.run;
+    let Ok(file) = File::open(dir.join(format!("{}.log", run.name))) else {
+        return LogPage { run: run.name.clone(), text: String::new(), next: from, is_last: true };
+    };
+    let size = file.metadata().map_or(0, |facts| facts.len());
+    // It was cut down meanwhile: the rest of it begins where the cut is.
+    let asked = if from > size { size } else { from };
+    // A run that prints much has a hole where its middle was.
+    let from = rustix::fs::seek(&file, SeekFrom::Data(asked)).unwrap_or(asked);
+    let mut bytes = vec![0; PAGE_BYTES_MAX.min(size.saturating_sub(from)) as usize];
+    let count = file.read_at(&mut bytes, from).unwrap_or(0);
+    bytes.truncate(whole_characters(&bytes[..count]));
+    let next = from + bytes.len() as u64;
+    let mut text = String::from_utf8_lossy(&bytes).into_owned();
+    if from > asked {
+        text = format!("\n[… {} bytes dropped]\n{text}", from - asked);
+    }
+    LogPage { run: run.name.clone(), text, next, is_last: next >= size || bytes.is_empty() }
+}
+
+/// A page does not end within a character, unless it is none.
+fn whole_characters(bytes: &[u8]) -> usize {
+    match std::str::from_utf8(bytes) {
+        Err(error) if error.error_len().is_none() && error.valid_up_to() > 0 => error.valid_up_to(),
+        Ok(_) | Err(_) => bytes.len(),
+    }
 }

@@ -1,138 +1,308 @@
 //! `services:` systemd units, started in order, stopped in the reverse one, and looked at afterwards.
+//!
+//! systemd's word counts, not the exit code of `systemctl`: a unit is up when it is `active` and still is a moment
+//! later, and down when it is neither active nor on its way.
 
-use std::path::Path;
+use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::super::clock;
+use super::output::{Output, last_line};
+use super::shell::{Limits, Reached};
+use crate::types::module::ScriptEnd;
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("systemd does not run here: services need it")]
-    NoSystemd,
-    #[error("there is no service {0}")]
-    Unknown(String),
-    #[error("{service} did not become {wanted} within {waited:?}: it is {found}")]
-    Late { service: String, wanted: &'static str, waited: Duration, found: String },
-    #[error("{service} failed: {result}")]
-    Failed { service: String, result: String },
-    #[error("systemctl {verb} {service} failed: {message}")]
-    Systemctl { verb: &'static str, service: String, message: String },
+/// How to reach systemd.
+#[derive(Clone, Debug)]
+pub struct Systemctl {
+    pub program: PathBuf,
+    pub journal: PathBuf,
+    /// There where systemd runs: `sd_booted(3)`.
+    pub runs: PathBuf,
 }
 
-/// Where systemd says that it runs.
-const RUNS: &str = "/run/systemd/system";
+impl Default for Systemctl {
+    fn default() -> Self {
+        Self { program: "systemctl".into(), journal: "journalctl".into(), runs: "/run/systemd/system".into() }
+    }
+}
+
 const POLL: Duration = Duration::from_millis(50);
+/// A unit that comes up and dies at once is not up.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Of a question that changes nothing.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Lines of a failed unit's log that are kept.
+const JOURNAL_LINES: &str = "10";
 
-pub async fn start(services: &[String], within: Duration) -> Result<(), Error> {
-    for service in services {
-        known(service).await?;
-        systemctl("start", service, within).await?;
-        settle(service, "active", within).await?;
-    }
-    Ok(())
+/// What systemd says of a unit: systemctl(1), "show".
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Unit {
+    load: String,
+    active: String,
+    sub: String,
+    result: String,
+    file: String,
 }
 
-pub async fn stop(services: &[String], within: Duration) -> Result<(), Error> {
-    for service in services.iter().rev() {
-        systemctl("stop", service, within).await?;
-        settle(service, "inactive", within).await?;
-    }
-    Ok(())
+/// Why it did not come that far.
+enum Stopped {
+    Reached(Reached),
+    Failed(String),
+    NotStarted(String),
 }
 
-pub async fn restart(services: &[String], within: Duration) -> Result<(), Error> {
-    for service in services {
-        known(service).await?;
-        systemctl("restart", service, within).await?;
-        settle(service, "active", within).await?;
-    }
-    Ok(())
-}
-
-async fn known(service: &str) -> Result<(), Error> {
-    let found = properties(service).await?;
-    if found.load == "not-found" {
-        return Err(Error::Unknown(service.to_owned()));
-    }
-    Ok(())
-}
-
-/// Until the unit is there, has failed, or time is over.
-async fn settle(service: &str, wanted: &'static str, within: Duration) -> Result<(), Error> {
-    let deadline = clock::now() + within;
-    loop {
-        let found = properties(service).await?;
-        match found.active.as_str() {
-            state if state == wanted => return Ok(()),
-            // What had failed before it was stopped is down.
-            "failed" if wanted == "inactive" => return Ok(()),
-            "failed" => return Err(Error::Failed { service: service.to_owned(), result: found.result }),
-            _ if clock::now() >= deadline => {
-                let service = service.to_owned();
-                return Err(Error::Late { service, wanted, waited: within, found: found.active });
-            }
-            _ => tokio::time::sleep(POLL).await,
+impl From<Stopped> for ScriptEnd {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Reached(reached) => reached.into(),
+            Stopped::Failed(last_line) => Self::Failed { code: None, last_line },
+            Stopped::NotStarted(why) => Self::NotStarted { why },
         }
     }
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Unit {
-    load: String,
-    active: String,
-    result: String,
+impl Systemctl {
+    pub(super) async fn start(
+        &self,
+        services: &[String],
+        output: &mut Output,
+        limits: &mut Limits,
+    ) -> ScriptEnd {
+        self.each(services.iter(), Change::Start, output, limits).await
+    }
+
+    pub(super) async fn stop(
+        &self,
+        services: &[String],
+        force: bool,
+        output: &mut Output,
+        limits: &mut Limits,
+    ) -> ScriptEnd {
+        let change = if force { Change::ForceStop } else { Change::Stop };
+        self.each(services.iter().rev(), change, output, limits).await
+    }
+
+    pub(super) async fn restart(
+        &self,
+        services: &[String],
+        output: &mut Output,
+        limits: &mut Limits,
+    ) -> ScriptEnd {
+        self.each(services.iter(), Change::Restart, output, limits).await
+    }
+
+    /// What an operator should know before safekit takes these services over.
+    pub async fn warnings(&self, services: &[String]) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for service in services {
+            match timeout(QUESTION_TIMEOUT, self.look(service)).await {
+                Ok(Ok(unit)) => warnings.extend(warning(service, &unit)),
+                Ok(Err(error)) => warnings.push(error),
+                Err(_) => warnings.push(format!("systemd does not answer about {service}")),
+            }
+        }
+        warnings
+    }
+
+    async fn each<'s>(
+        &self,
+        services: impl Iterator<Item = &'s String>,
+        change: Change,
+        output: &mut Output,
+        limits: &mut Limits,
+    ) -> ScriptEnd {
+        let mut end = ScriptEnd::Done;
+        for service in services {
+            match self.one(service, change, output, limits).await {
+                Ok(()) => output.say(&format!("[safekit: {service} is {}]", change.wanted())),
+                Err(stopped) => {
+                    let failed = ScriptEnd::from(stopped);
+                    output.say(&format!("[safekit: {service}: {}]", crate::types::logs::sentence(&failed)));
+                    if end == ScriptEnd::Done {
+                        end = failed;
+                    }
+                    // On the way down, the others are still stopped.
+                    if change.is_up() || matches!(end, ScriptEnd::TimedOut | ScriptEnd::Killed) {
+                        return end;
+                    }
+                }
+            }
+        }
+        end
+    }
+
+    async fn one(
+        &self,
+        service: &str,
+        change: Change,
+        output: &mut Output,
+        limits: &mut Limits,
+    ) -> Result<(), Stopped> {
+        let work = self.bring(service, change, output);
+        tokio::select! {
+            done = work => done,
+            reached = limits.reached() => Err(Stopped::Reached(reached)),
+        }
+    }
+
+    async fn bring(&self, service: &str, change: Change, output: &Output) -> Result<(), Stopped> {
+        let before = self.look(service).await.map_err(Stopped::NotStarted)?;
+        if before.load != "loaded" {
+            return match change.is_up() {
+                true => Err(Stopped::NotStarted(unusable(service, &before))),
+                // What is not there does not run.
+                false => Ok(()),
+            };
+        }
+        if before.active == "failed" && change.is_up() {
+            // Otherwise systemd's own limit of starts would refuse.
+            let _start_says_more = self.call(&["reset-failed", "--", service]).await;
+        }
+        if change == Change::ForceStop {
+            // A unit without processes has nobody to kill.
+            let _nobody = self.call(&["kill", "-s", "KILL", "--", service]).await;
+        }
+        let called = self.call(&[change.verb(), "--", service]).await;
+        self.verify(service, change, called.err(), output).await
+    }
+
+    async fn verify(
+        &self,
+        service: &str,
+        change: Change,
+        complaint: Option<String>,
+        output: &Output,
+    ) -> Result<(), Stopped> {
+        loop {
+            let unit = self.look(service).await.map_err(Stopped::Failed)?;
+            match (change.is_up(), unit.active.as_str()) {
+                (true, "active") => {
+                    sleep(SETTLE).await;
+                    if self.look(service).await.map_err(Stopped::Failed)?.active == "active" {
+                        return Ok(());
+                    }
+                }
+                (false, "inactive" | "failed") => return Ok(()),
+                // On their way; the deadline of the run ends a journey without an end.
+                (_, "activating" | "deactivating" | "reloading" | "refreshing") => sleep(POLL).await,
+                (true, _) => return Err(Stopped::Failed(self.why(service, &unit, complaint, output).await)),
+                (false, state) => {
+                    let more = complaint.map(|text| format!(": {text}")).unwrap_or_default();
+                    return Err(Stopped::Failed(format!("{service} is still {state}{more}")));
+                }
+            }
+        }
+    }
+
+    /// The unit's last words, all of them into the log of the run.
+    async fn why(&self, service: &str, unit: &Unit, complaint: Option<String>, output: &Output) -> String {
+        let mut journal = Command::new(&self.journal);
+        journal.args(["-n", JOURNAL_LINES, "-o", "cat", "--no-pager", "-u", service]);
+        let said = match timeout(QUESTION_TIMEOUT, run(journal)).await {
+            Ok(Ok(text)) => text,
+            Ok(Err(_)) | Err(_) => String::new(),
+        };
+        for line in complaint.iter().flat_map(|text| text.lines()).chain(said.lines()) {
+            output.say(line);
+        }
+        let mut text = format!("{service} is {} ({})", unit.active, unit.sub);
+        if !unit.result.is_empty() && unit.result != "success" {
+            let _infallible = write!(text, ", result {}", unit.result);
+        }
+        let last = last_line(said.as_bytes());
+        if !last.is_empty() {
+            let _infallible = write!(text, ": {last}");
+        }
+        text
+    }
+
+    async fn look(&self, service: &str) -> Result<Unit, String> {
+        let wanted = "LoadState,ActiveState,SubState,Result,UnitFileState";
+        self.call(&["show", "-p", wanted, "--", service]).await.map(|text| parse(&text))
+    }
+
+    async fn call(&self, words: &[&str]) -> Result<String, String> {
+        if !self.runs.exists() {
+            return Err("systemd does not run here, and services need it; use scripts instead".to_owned());
+        }
+        let mut command = Command::new(&self.program);
+        command.args(words).env("SYSTEMD_COLORS", "0");
+        run(command).await.map_err(|error| match error.is_empty() {
+            true => format!("systemctl {} failed without a word", words.join(" ")),
+            false => error,
+        })
+    }
 }
 
-async fn properties(service: &str) -> Result<Unit, Error> {
-    let words = ["show", "-p", "LoadState", "-p", "ActiveState", "-p", "Result", "--", service];
-    let output = run(&words, service, "show", Duration::from_secs(10)).await?;
-    Ok(unit(&output))
+async fn run(mut command: Command) -> Result<String, String> {
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = command.output().await.map_err(|error| {
+        let program = command.as_std().get_program().to_string_lossy().into_owned();
+        format!("cannot run {program}: {error}")
+    })?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
-/// `KEY=VALUE` lines in systemd's own order.
-fn unit(text: &str) -> Unit {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Start,
+    Restart,
+    Stop,
+    ForceStop,
+}
+
+impl Change {
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Restart => "restart",
+            Self::Stop | Self::ForceStop => "stop",
+        }
+    }
+
+    fn is_up(self) -> bool {
+        matches!(self, Self::Start | Self::Restart)
+    }
+
+    fn wanted(self) -> &'static str {
+        if self.is_up() { "active" } else { "inactive" }
+    }
+}
+
+fn unusable(service: &str, unit: &Unit) -> String {
+    match unit.load.as_str() {
+        "not-found" => format!("systemd knows no unit {service}"),
+        "masked" => format!("{service} is masked: systemctl unmask {service}"),
+        other => format!("systemd cannot load {service} ({other}): systemctl status {service}"),
+    }
+}
+
+fn warning(service: &str, unit: &Unit) -> Option<String> {
+    if unit.load != "loaded" {
+        return Some(unusable(service, unit));
+    }
+    let at_boot = matches!(unit.file.as_str(), "enabled" | "enabled-runtime");
+    at_boot.then(|| {
+        format!("{service} is also started by systemd at boot, without safekit: systemctl disable {service}")
+    })
+}
+
+/// `KEY=VALUE` lines, in an order of systemd's own.
+fn parse(text: &str) -> Unit {
     let value = |key: &str| {
         let found = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
         found.unwrap_or_default().to_owned()
     };
-    Unit { load: value("LoadState"), active: value("ActiveState"), result: value("Result") }
-}
-
-async fn systemctl(verb: &'static str, service: &str, within: Duration) -> Result<(), Error> {
-    run(&[verb, "--", service], service, verb, within).await.map(drop)
-}
-
-async fn run(words: &[&str], service: &str, verb: &'static str, within: Duration) -> Result<String, Error> {
-    if !Path::new(RUNS).exists() {
-        return Err(Error::NoSystemd);
-    }
-    let failed = |message: String| Error::Systemctl { verb, service: service.to_owned(), message };
-    let mut command = Command::new("systemctl");
-    command.args(words).stdin(Stdio::null()).kill_on_drop(true);
-    let output = match timeout(within, command.output()).await {
-        Ok(Ok(output)) => output,
-        Ok(Err(error)) => return Err(failed(error.to_string())),
-        Err(_) => return Err(failed(format!("no answer within {within:?}"))),
-    };
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    if !output.status.success() {
-        return Err(failed(text(&output.stderr)));
-    }
-    Ok(text(&output.stdout))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn properties_are_told_apart_by_name() {
-        let expected = Unit { load: "loaded".into(), active: "failed".into(), result: "exit-code".into() };
-        assert_eq!(unit("Result=exit-code\nLoadState=loaded\nActiveState=failed\n"), expected);
-        assert_eq!(unit(""), Unit::default());
+    Unit {
+        load: value("LoadState"),
+        active: value("ActiveState"),
+        sub: value("SubState"),
+        result: value("Result"),
+        file: value("UnitFileState"),
     }
 }
