@@ -2,6 +2,7 @@
 
 mod audit;
 mod bench;
+mod checks;
 mod cluster;
 mod commands;
 mod delivery;

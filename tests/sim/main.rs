@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use safekit::engine::farm::Rules;
 use safekit_tests::sim::farms::{FRAME_BYTES_MAX, measure as measure_farm};
+use safekit_tests::sim::modules::{self, Weakness};
 use safekit_tests::sim::scenario::{Event, TABLE, changed_ms, measure, median, unheard_ms};
 use safekit_tests::sim::swarm::{Outcome, Swarm};
 
@@ -145,5 +146,31 @@ fn the_table_of_the_reference_is_reproduced() {
         assert!((overlap - row.overlap.0).abs() <= 20.0, "{row:?}: overlap {overlap} ms");
         let excused = matches!(row.event, Event::HiddenPause { .. } | Event::Heal);
         assert!(excused || runs.iter().all(|run| run.overlap_ms == 0.0), "{row:?}: {runs:?}");
+    }
+}
+
+/// `SAFEKIT_SIM_SEED=n` replays one seed.
+#[test]
+fn no_seed_breaks_a_module() {
+    if let Ok(seed) = std::env::var("SAFEKIT_SIM_SEED") {
+        let seed = seed.parse().expect("SAFEKIT_SIM_SEED is a number");
+        assert_eq!(modules::play(seed, Weakness::None).unwrap_or_default(), "");
+        return;
+    }
+    for seed in 0..SEEDS {
+        if let Some(violation) = modules::play(seed, Weakness::None) {
+            panic!("SAFEKIT_SIM_SEED={seed} {violation}");
+        }
+    }
+}
+
+/// The checks of the simulation are needed, and see what they are for.
+#[test]
+fn a_weakened_module_is_noticed() {
+    for weakness in
+        [Weakness::TwoAtOnce, Weakness::OpensEarly, Weakness::ForgetsStops, Weakness::ForgetsLoops]
+    {
+        let noticed = (0..2_000).any(|seed| modules::play(seed, weakness).is_some());
+        assert!(noticed, "2,000 seeds do not notice {weakness:?}");
     }
 }

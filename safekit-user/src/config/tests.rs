@@ -257,6 +257,22 @@ fn upkeep_is_read_and_shown() {
 }
 
 #[test]
+fn the_samples_are_right() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let mut samples = 0;
+    for entry in std::fs::read_dir(folder).expect("the samples are there").flatten() {
+        let path = entry.path();
+        let config = load(&path).unwrap_or_else(|errors| panic!("{}: {errors}", path.display()));
+        assert_eq!(
+            parse(&effective(&config), "/sample.yaml").map(|again| again.modules.len()),
+            Ok(config.modules.len())
+        );
+        samples += 1;
+    }
+    assert!(samples >= 3, "{samples} samples");
+}
+
+#[test]
 fn mistakes_in_upkeep_are_named() {
     for (from, to, expected) in [
         ("tcp: { port: 80,", "tpc: { port: 80,", "unknown key `tpc` in a check"),

@@ -121,7 +121,9 @@ impl Checker {
             Input::Activate(true) => self.activate(now),
             Input::Activate(false) => self.deactivate(now),
             Input::Timer => self.handle_timer(now),
-            Input::Probed { attempt, up, output, took } => self.handle_probed(attempt, up, output, took, now),
+            Input::Probed { attempt, up, output, took } => {
+                self.handle_probed(attempt, up, &output, took, now);
+            }
             Input::Event { up: true, output } => self.note(now, |it| it.tried(true, &output, now)),
             Input::Event { up: false, output } | Input::Certain { up: false, output } => {
                 self.note(now, |it| it.settle(ResourceState::Down, &output, now));
@@ -207,14 +209,14 @@ impl Checker {
         }
     }
 
-    fn handle_probed(&mut self, attempt: u64, up: bool, output: String, took: Duration, now: Instant) {
+    fn handle_probed(&mut self, attempt: u64, up: bool, output: &str, took: Duration, now: Instant) {
         let Phase::Probing { begun, .. } = self.phase else { return };
         if attempt != self.attempt {
             return;
         }
         self.took = Some(took);
         self.wait_from(begun, now);
-        self.tried(up, &output, now);
+        self.tried(up, output, now);
     }
 
     /// What came without being asked for. A probe under way may have looked before it happened, so its answer is void.

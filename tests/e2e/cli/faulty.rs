@@ -149,7 +149,14 @@ const RELATIONS: &[Change] = &[
 const LATER: &[Change] = &[
     ("kind mirror", "kind: farm", "kind: mirror"),
     ("kind light", "kind: farm", "kind: light"),
-    ("scripts", "    kind: farm", "    kind: farm\n    scripts: { start: systemctl start nginx }"),
+    ("scripts", "    kind: farm", "    kind: farm\n    scripts: { strat: systemctl start nginx }"),
+    ("replicate", "    kind: farm", "    kind: farm\n    replicate: [{ directory: /srv }]"),
+    (
+        "failover",
+        "    kind: farm",
+        "    kind: farm\n    failover: { rules: [{ name: a, when: tcp.http = down, do: wait }] }",
+    ),
+    ("max_loop", "    kind: farm", "    kind: farm\n    max_loop: thrice"),
     ("checks", "    kind: farm", "    kind: farm\n    checks: [{ name: http }]"),
     ("console", "modules:\n", "console: { listen: '0.0.0.0:9010' }\nmodules:\n"),
 ];

@@ -8,6 +8,7 @@
 //! checks            what must be true after each step
 //! truth             who had evidence of whom, by send times: what excuses an overlap and what does not
 //! farms             large farms, measured
+//! modules           one module under random scripts, checks and operators
 //! naive             ownership computed in another way than the engine does
 //! ```
 //!
@@ -16,6 +17,7 @@
 pub mod checks;
 pub mod farms;
 pub mod faults;
+pub mod modules;
 pub mod naive;
 pub mod net;
 pub mod node;

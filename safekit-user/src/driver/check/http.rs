@@ -81,7 +81,8 @@ impl Http {
             return self.exchange(&target, stream).await;
         }
         let name = ServerName::try_from(target.host.clone())?;
-        let connector = TlsConnector::from(Arc::clone(self.tls.get_or_init(|| client(self.verify))));
+        let connector =
+            TlsConnector::from(Arc::clone(self.tls.get_or_init(|| client(self.verify.then(authorities)))));
         let stream = connector.connect(name, stream).await.map_err(Fault::Tls)?;
         self.exchange(&target, stream).await
     }
@@ -159,16 +160,18 @@ async fn beginning(mut body: Incoming) -> Result<Vec<u8>, hyper::Error> {
     Ok(kept)
 }
 
-fn client(verify: bool) -> Arc<ClientConfig> {
+/// With no authorities, anybody is trusted.
+fn client(trusted: Option<RootCertStore>) -> Arc<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .expect("ring has the suites of the default versions");
-    let config = if verify {
-        builder.with_root_certificates(authorities()).with_no_client_auth()
-    } else {
-        let anybody = Arc::new(Anybody { provider });
-        builder.dangerous().with_custom_certificate_verifier(anybody).with_no_client_auth()
+    let config = match trusted {
+        Some(authorities) => builder.with_root_certificates(authorities).with_no_client_auth(),
+        None => {
+            let anybody = Arc::new(Anybody { provider });
+            builder.dangerous().with_custom_certificate_verifier(anybody).with_no_client_auth()
+        }
     };
     Arc::new(config)
 }
@@ -250,4 +253,72 @@ mod tests {
             assert_eq!(parts(bad), None, "{bad}");
         }
     }
+
+    #[tokio::test]
+    async fn a_certificate_that_nobody_vouches_for_is_refused_unless_it_need_not_be_verified() {
+        let server = serve_tls().await;
+        let url = format!("https://127.0.0.1:{server}/");
+        let look = async |verify, trusted: Option<RootCertStore>| {
+            let http = Http::new(&url, (200, 299), Some("on$"), verify);
+            if trusted.is_some() {
+                assert!(http.tls.set(client(trusted)).is_ok(), "nobody has looked yet");
+            }
+            http.look().await
+        };
+        assert_eq!(look(false, None).await, Seen::up("status 200 OK, the body matches"));
+        let refused = look(true, None).await;
+        assert!(!refused.up && refused.output.starts_with("no TLS: invalid peer certificate"), "{refused:?}");
+        let mut store = RootCertStore::empty();
+        store.add(bytes(CERTIFICATE).into()).expect("a certificate");
+        assert_eq!(look(true, Some(store.clone())).await, Seen::up("status 200 OK, the body matches"));
+        let other_name = Http::new(&format!("https://localhost:{server}/"), (200, 299), None, true);
+        assert!(other_name.tls.set(client(Some(store))).is_ok(), "nobody has looked yet");
+        let refused = other_name.look().await;
+        assert!(!refused.up && refused.output.contains("not valid for name"), "{refused:?}");
+    }
+
+    async fn serve_tls() -> u16 {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let provider = Arc::new(ring::default_provider());
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(bytes(KEY));
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring has the suites of the default versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![bytes(CERTIFICATE).into()], key.into())
+            .expect("the key fits the certificate");
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let Ok(mut client) = acceptor.accept(client).await else { continue };
+                let _asked = client.read(&mut [0; 1024]).await;
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nall is on";
+                let _answered = client.write_all(answer).await;
+                let _closed = client.shutdown().await;
+            }
+        });
+        port
+    }
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digit = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal digits");
+        (0..hex.len()).step_by(2).map(digit).collect()
+    }
+
+    /// Of 127.0.0.1, by nobody but itself, for a hundred years; made for this test and used nowhere else.
+    const CERTIFICATE: &str = "\
+        308201673082010ca003020102021461eac3865694c64f432fa0d9721668503c6be4dc300a06082a8648ce3d04030230\
+        11310f300d06035504030c06636865636b733020170d3236313132333039303230345a180f3231323631303330303930\
+        3230345a3011310f300d06035504030c06636865636b733059301306072a8648ce3d020106082a8648ce3d0301070342\
+        0004c3d3fa0f584e679c76a65de2e0df836902dd3aa93f4191ee7774bba4c6b3d8871b41d518c6a2c66b8c95813e7c52\
+        db0e65431730ee715a03b4521bfc5614a2e3a340303e300c0603551d130101ff04023000300f0603551d110408300687\
+        047f000001301d0603551d0e041604143c98e020f90b4bf4a0596ff625b7432e3dfc1883300a06082a8648ce3d040302\
+        0349003046022100ed28a24a9d9265ec81e73540db91cf60fe1e5c0bf63cb722cc111d7dd77d1ccc0221008927f8bd40\
+        4d3d0e702ef129172d19f849d2aebe099c3151bbb0a72ba738a6f6";
+    const KEY: &str = "\
+        308187020100301306072a8648ce3d020106082a8648ce3d030107046d306b02010104205de67f55097d65784fc53494\
+        9d18aec18b7d8ae834683e1912c6f7ec8752de56a14403420004c3d3fa0f584e679c76a65de2e0df836902dd3aa93f41\
+        91ee7774bba4c6b3d8871b41d518c6a2c66b8c95813e7c52db0e65431730ee715a03b4521bfc5614a2e3";
 }

@@ -83,6 +83,10 @@ pub struct Handle {
 type Infos = Arc<Mutex<Vec<CheckInfo>>>;
 
 /// Starts a task for each check; none is active yet.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "only the checks hold the channel: its end tells of theirs"
+)]
 pub fn start(checks: &[Check], surroundings: Surroundings, findings: mpsc::Sender<Finding>) -> Handle {
     let surroundings = Arc::new(surroundings);
     let infos: Infos = Arc::new(Mutex::new(checks.iter().map(unknown).collect()));

@@ -96,7 +96,7 @@ async fn until_it_ends(pid: i32, stir: Arc<Notify>) {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => stir.notify_one(),
         Ok(()) => stir.notify_one(),
         Err(error) => {
-            tracing::debug!(pid, %error, "cannot watch a process; its death is seen by the next probe")
+            tracing::debug!(pid, %error, "cannot watch a process; its death is seen by the next probe");
         }
     }
 }

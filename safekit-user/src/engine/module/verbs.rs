@@ -20,25 +20,31 @@ impl Automaton {
         };
         self.starts = saved.starts;
         self.loops.restore(&saved.loops, saved.backoff, self.now);
+        let by_boot = match boot {
+            Boot::On => true,
+            Boot::Off => false,
+            Boot::Auto => saved.wanted,
+        };
         if !same_machine_boot || saved.shut_down {
-            self.boot(match boot {
-                Boot::On => true,
-                Boot::Off => false,
-                Boot::Auto => saved.wanted,
-            });
+            // A machine or a service that somebody has started again: a new beginning.
+            self.loops.forgive();
+        }
+        if !same_machine_boot || saved.shut_down && saved.how == Found::Down {
+            self.boot(by_boot);
             return;
         }
-        self.wanted = saved.wanted;
+        self.wanted = if saved.shut_down { by_boot } else { saved.wanted };
         self.causes = saved.causes;
         self.causes.truncate(super::CAUSES_MAX);
         match saved.how {
-            Found::Up => self.adopt(),
-            Found::Down if saved.wanted => self.raise("the daemon has started again"),
+            Found::Up if !saved.shut_down => self.adopt(),
+            Found::Down if self.wanted => self.raise("the daemon has started again"),
             Found::Down if self.causes.is_empty() => self.causes = vec!["it was stopped before".to_owned()],
             Found::Down => {}
-            Found::Unknown => {
+            // Also what was on its way down with the daemon.
+            Found::Unknown | Found::Up => {
                 self.started = true;
-                self.then = if saved.wanted { Then::Stopstart } else { Then::Stop };
+                self.then = if self.wanted { Then::Stopstart } else { Then::Stop };
                 self.action = "forcestop";
                 self.explain("the daemon ended while its scripts ran");
                 self.stop_scripts();
