@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Verb::Stopstart(args) => cli::module::run(&args, Stopstart),
         Verb::Forcestop(args) => cli::module::run(&args, Forcestop),
         Verb::Check(args) => cli::check::run(&args),
+        Verb::Logs(args) => cli::logs::run(&args),
         Verb::Resource(args) => cli::resource::run(&args),
         Verb::Module(args) => cli::module::module(&args),
         Verb::Drain(args) => cli::adjust::drain(&args),

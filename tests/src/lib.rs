@@ -11,5 +11,6 @@ pub mod mutation;
 pub mod netns;
 pub mod packets;
 pub mod rows;
+pub mod rules;
 pub mod sim;
 pub mod wire;

@@ -39,6 +39,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let found = format!("{FOUND}-{target}");
         std::fs::create_dir_all(&found).with_context(|| format!("cannot make {found}"))?;
         command.arg(found);
+        let kept = format!("fuzz/corpus/{target}");
+        if std::path::Path::new(&kept).is_dir() {
+            command.arg(kept);
+        }
     }
     step(&format!("fuzz: {target}, {minutes} minutes"));
     let seconds = format!("-max_total_time={}", u64::from(*minutes) * 60);

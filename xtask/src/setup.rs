@@ -10,7 +10,14 @@ use crate::{cargo, run as execute, step};
 /// It loads the LLVM of the pinned toolchain; later versions want LLVM's development packages.
 const BPF_LINKER_VERSION: &str = "0.10.4";
 /// Program, and the Debian package that brings it.
-const PROGRAMS: [(&str, &str); 3] = [("cc", "gcc"), ("ip", "iproute2"), ("nft", "nftables")];
+const PROGRAMS: [(&str, &str); 5] = [
+    ("cc", "gcc"),
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    // What the tests have modules take care of.
+    ("nginx", "nginx-light"),
+    ("systemctl", "systemd"),
+];
 
 pub(crate) fn run() -> anyhow::Result<()> {
     let changed = packages()? | rust_src()? | bpf_linker()?;

@@ -297,7 +297,7 @@ fn virtual_address(
 }
 
 /// As the kernel has it (dev_valid_name): no slash, colon or blank, neither `.` nor `..`.
-fn interface(node: &Node, findings: &mut Findings) -> Option<String> {
+pub(super) fn interface(node: &Node, findings: &mut Findings) -> Option<String> {
     let name = text(node, "an interface", findings)?;
     let allowed = |c: char| c.is_ascii_graphic() && c != '/' && c != ':';
     if name.is_empty()

@@ -285,6 +285,33 @@ fn mistakes_in_upkeep_are_named() {
         ("kind: light", "kind: light\n    after: [www]", "comes after"),
         ("{ name: gw, ping", "{ name: lan, ping", "the check lan is there twice"),
         ("services: [nginx, php8.2-fpm]", "services: ['-nginx']", "cannot be a service"),
+        ("timeout: 1s }, action: restart", "timeout: 1s }, action: wait", "not looked at in WAIT"),
+        ("when: 'tcp.http == down", "when: 'tcp.htpp == down", "no check here is `tcp.htpp`"),
+        ("when: 'tcp.http == down", "when: 'tpc.http == down", "no check here is `tpc.http`"),
+        ("remote.state == UP', do: stopstart", "remote.state == UP', do: wait", "is not looked at in WAIT"),
+        ("remote.state == UP', do: stopstart", "remote.state == UP', do: swap", "not available"),
+        ("name: slow", "name: tcp_http", "there is a rule `tcp_http` already"),
+        ("name: slow", "name: module_failure", "there is a rule `module_failure` already"),
+        ("when: both", "when: second", "not available"),
+        ("start: ./start,", "start_prim: ./start,", "not available"),
+        ("action: restart_service, services: [nginx]", "services: [nginx]", "are for `restart_service`"),
+        ("at_least: 1, at_most: 9", "at_least: 10, at_most: 9", "below `at_least`"),
+        ("interval: 2s", "interval: 1ms", "below 10ms"),
+        (
+            "interface: eth0 } }\n      - { name: own",
+            "interface: a/b } }\n      - { name: own",
+            "cannot be an interface",
+        ),
+        ("'http://10.0.0.1:9010/health/www'", "'http:// nowhere'", "is no URL"),
+        ("run: ./disk", "run: \"./d\\0\"", "no command line"),
+        ("MODE: fast", "MODE: \"\\0\"", "zero byte"),
+        ("body: ok$", "body: '(\\w{1000}){1000}'", "no regular expression"),
+        ("module: { module: batch }", "module: { module: bitch }", "there is no module `bitch`"),
+        (
+            "kind: light\n    scripts: { start: ./batch start, stop: ./batch stop }",
+            "kind: light\n    checks: [{ name: a, tcp: { port: 1 }, action: restart_service }]",
+            "no service to restart",
+        ),
     ] {
         let text = with_upkeep();
         assert!(text.contains(from), "{from}");
@@ -292,6 +319,24 @@ fn mistakes_in_upkeep_are_named() {
         let messages: Vec<&str> = errors.errors.iter().map(|error| error.message.as_str()).collect();
         assert!(messages.iter().any(|message| message.contains(expected)), "{to}: {messages:?}");
     }
+}
+
+#[test]
+fn the_samples_of_services_are_read_and_shown() {
+    for (sample, modules, checks) in [("light.yaml", 2, 5), ("farm-services.yaml", 2, 4)] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs").join(sample);
+        let config = load(&path).unwrap_or_else(|errors| panic!("{errors}"));
+        let found: usize = config.modules.iter().map(|module| module.upkeep.checks.len()).sum();
+        assert_eq!((config.modules.len(), found), (modules, checks), "{sample}");
+        assert_eq!(parsed(&effective(&config)), config, "{sample}");
+    }
+}
+
+#[test]
+fn what_is_looked_at_before_the_start_is_waited_for() {
+    let config =
+        parsed(&with_upkeep().replacen("timeout: 1s }, action: restart", "timeout: 1s }, when: pre", 1));
+    assert_eq!(config.modules[0].upkeep.checks[0].action, crate::types::module::Action::Wait);
 }
 
 /// Any damage to a file ends in errors or in a configuration, quickly, and never in a panic.

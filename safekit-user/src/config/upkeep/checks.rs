@@ -1,11 +1,13 @@
 //! `checks:`: what watches a module.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use super::super::decode::{Fields, Keys, Unique, choice, ip, list, name, port, text};
 use super::super::error::{Findings, meant_or_allowed, quoted};
+use super::super::module::interface;
 use super::super::tree::{Node, Value};
-use super::read::{ACTIONS, positive, services, truth};
+use super::read::{action, command_line, positive, services, truth};
 use super::{CHECK_INTERVAL_DEFAULT, CHECK_TIMEOUT_DEFAULT, Check, CheckKind, ModuleAt, When, Witness};
 use crate::types::NodeId;
 use crate::types::module::Action;
@@ -13,6 +15,10 @@ use crate::types::module::Action;
 const CHECKS_MAX: usize = 64;
 /// Processes and repetitions.
 const COUNT_MAX: u32 = 100_000;
+/// More often than that, looking costs more than what is looked at.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// Of a compiled regular expression, as those who use it have it.
+const PATTERN_BYTES_MAX: usize = 1 << 20;
 
 const CHECK: Keys = Keys {
     of: "a check",
@@ -37,10 +43,12 @@ const CHECK: Keys = Keys {
 pub(super) const WHENS: [(&str, When); 5] = [
     ("pre", When::Pre),
     ("up", When::Up),
+    ("both", When::Both),
     ("prim", When::Prim),
     ("second", When::Second),
-    ("both", When::Both),
 ];
+/// A check for these would never run here: only a mirror has the roles.
+const WHENS_LATER: [&str; 2] = ["prim", "second"];
 
 /// A kind, its keys, and what a check of it does where the file says nothing.
 const KINDS: [(&str, Keys, When, Action); 9] = [
@@ -96,13 +104,19 @@ const KINDS: [(&str, Keys, When, Action); 9] = [
     ),
 ];
 
+/// Of the resources that checks report.
+pub(super) const CLASSES: [&str; 9] =
+    ["process", "tcp", "http", "ping", "link", "address", "module", "custom", "witness"];
+
 const fn keys(of: &'static str, known: &'static [&'static str]) -> Keys {
     Keys { of, known, later: &[] }
 }
 
+/// `of_module`: the services that are restarted where a check names none.
 pub(super) fn checks(
     node: &Node,
     nodes: Option<&[super::super::Node]>,
+    of_module: &[String],
     findings: &mut Findings,
 ) -> Option<Vec<Check>> {
     let items = list(node, "checks", CHECKS_MAX, "{ name: http, tcp: { port: 80 } }", findings)?;
@@ -118,9 +132,28 @@ pub(super) fn checks(
             let message = format!("the check {} is there twice", check.name);
             findings.add_duplicate(item.mark, first, message, "rename one of them");
         }
+        sound &= makes_sense(item, &check, of_module, findings);
         checks.push(check);
     }
     sound.then_some(checks)
+}
+
+/// What each part allows and the whole does not.
+fn makes_sense(node: &Node, check: &Check, of_module: &[String], findings: &mut Findings) -> bool {
+    let (message, hint) = if check.action == Action::Wait && check.when != When::Pre {
+        ("this check waits for what is not looked at in WAIT", "add `when: pre`, or choose another action")
+    } else if check.action == Action::RestartService && check.services.is_empty() && of_module.is_empty() {
+        ("there is no service to restart", "add `services: [nginx]` to the check or to the module")
+    } else if check.action != Action::RestartService && !check.services.is_empty() {
+        ("`services` of a check are for `restart_service`", "add `action: restart_service`, or remove them")
+    } else if matches!(check.kind, CheckKind::Process { at_least, at_most: Some(most), .. } if most < at_least)
+    {
+        ("`at_most` is below `at_least`", "exchange them")
+    } else {
+        return true;
+    };
+    findings.add(node.mark, message, hint);
+    false
 }
 
 fn check(node: &Node, nodes: Option<&[super::super::Node]>, findings: &mut Findings) -> Option<Check> {
@@ -141,16 +174,18 @@ fn check(node: &Node, nodes: Option<&[super::super::Node]>, findings: &mut Findi
     }
     let inner = Fields::open(fields.optional(word)?, keys, findings)?;
     let spans = (inner.optional("interval"), inner.optional("timeout"));
-    let interval = spans.0.map_or(Some(CHECK_INTERVAL_DEFAULT), |node| positive(node, "interval", findings));
+    let interval = spans.0.map_or(Some(CHECK_INTERVAL_DEFAULT), |node| interval(node, findings));
     let timeout = spans.1.map_or(Some(CHECK_TIMEOUT_DEFAULT), |node| positive(node, "timeout", findings));
     let rise = inner.optional("rise").map_or(Some(1), |node| count(node, "rise", 1, findings));
     let fall = inner.optional("fall").map_or(Some(1), |node| count(node, "fall", 1, findings));
     let kind = kind_of(word, &inner, nodes, findings);
-    let when =
-        fields.optional("when").map_or(Some(*when), |node| choice(node, "when", &WHENS, &[], findings));
-    let action = fields
-        .optional("action")
-        .map_or(Some(*action), |node| choice(node, "action", &ACTIONS, &[], findings));
+    let when = fields
+        .optional("when")
+        .map_or(Some(*when), |node| choice(node, "when", &WHENS[..3], &WHENS_LATER, findings));
+    // What is looked at before the start decides about it; nothing is there to be restarted.
+    let unsaid = if when == Some(When::Pre) && *action != Action::None { Action::Wait } else { *action };
+    let action =
+        fields.optional("action").map_or(Some(unsaid), |node| self::action(node, "action", findings));
     let services = fields.optional("services").map_or(Some(vec![]), |node| services(node, findings));
     let share = fields.optional("share_when_down").map(|node| percent(node, findings));
     let (interval, action) = (interval?, action?);
@@ -172,6 +207,15 @@ fn check(node: &Node, nodes: Option<&[super::super::Node]>, findings: &mut Findi
             None => 0,
         },
     })
+}
+
+fn interval(node: &Node, findings: &mut Findings) -> Option<Duration> {
+    let span = positive(node, "interval", findings)?;
+    if span < INTERVAL_MIN {
+        findings.add(node.mark, "`interval` is below 10ms", "write at least `10ms`");
+        return None;
+    }
+    Some(span)
 }
 
 fn count(node: &Node, what: &str, least: u32, findings: &mut Findings) -> Option<u32> {
@@ -223,7 +267,7 @@ fn kind_of(
         }
         "link" => {
             let node = fields.required("interface", "interface: eth0", findings)?;
-            Some(CheckKind::Link { interface: text(node, "an interface", findings)?.to_owned() })
+            Some(CheckKind::Link { interface: interface(node, findings)? })
         }
         "address" => {
             let node = fields.required("address", "address: 10.99.0.100", findings)?;
@@ -234,7 +278,7 @@ fn kind_of(
             let node = fields.required("run", "run: ./check", findings)?;
             let reports =
                 fields.optional("reports").map_or(Some(false), |node| truth(node, "reports", findings));
-            Some(CheckKind::Custom { run: text(node, "a command", findings)?.to_owned(), reports: reports? })
+            Some(CheckKind::Custom { run: command_line(node, findings)?, reports: reports? })
         }
         _ => witness(fields, nodes, findings),
     }
@@ -243,6 +287,11 @@ fn kind_of(
 fn process(fields: &Fields<'_>, findings: &mut Findings) -> Option<CheckKind> {
     let node = fields.required("name", "name: nginx", findings)?;
     let name = text(node, "the name of a process", findings)?.to_owned();
+    if name.is_empty() || name.contains(['/', '\0']) {
+        let hint = "write the program's base name, as `ps -e` shows it";
+        findings.add(node.mark, format!("{} is no name of a process", quoted(&name)), hint);
+        return None;
+    }
     let arguments = fields.optional("arguments").map(|node| regex(node, findings));
     let at_least = fields.optional("at_least").map_or(Some(1), |node| count(node, "at_least", 0, findings));
     let at_most = fields.optional("at_most").map(|node| count(node, "at_most", 1, findings));
@@ -260,7 +309,7 @@ fn process(fields: &Fields<'_>, findings: &mut Findings) -> Option<CheckKind> {
 /// Linear in what it reads, and checked here, so that it is one ever after.
 fn regex(node: &Node, findings: &mut Findings) -> Option<String> {
     let pattern = text(node, "a regular expression", findings)?;
-    match regex::Regex::new(pattern) {
+    match regex::bytes::RegexBuilder::new(pattern).size_limit(PATTERN_BYTES_MAX).build() {
         Ok(_) => Some(pattern.to_owned()),
         Err(error) => {
             let last = error.to_string();
@@ -278,16 +327,11 @@ fn address_or_here(fields: &Fields<'_>, findings: &mut Findings) -> Option<IpAdd
 fn http(fields: &Fields<'_>, findings: &mut Findings) -> Option<CheckKind> {
     let url = match fields.optional("url") {
         Some(node) => {
-            let url = text(node, "a URL", findings)?;
-            if !url.starts_with("http://") && !url.starts_with("https://") {
-                findings.add(
-                    node.mark,
-                    format!("{} is no URL", quoted(url)),
-                    "write http://127.0.0.1:8080/health",
-                );
+            if let Some(port) = fields.optional("port").or(fields.optional("path")) {
+                findings.add(port.mark, "`url` says port and path itself", "keep one of both ways");
                 return None;
             }
-            url.to_owned()
+            url(node, findings)?
         }
         None => {
             let port = fields.required("port", "port: 80", findings).and_then(|node| port(node, findings))?;
@@ -302,6 +346,17 @@ fn http(fields: &Fields<'_>, findings: &mut Findings) -> Option<CheckKind> {
     };
     let verify = fields.optional("verify").map_or(Some(true), |node| truth(node, "verify", findings));
     Some(CheckKind::Http { url, status: status?, body, verify: verify? })
+}
+
+fn url(node: &Node, findings: &mut Findings) -> Option<String> {
+    let url = text(node, "a URL", findings)?;
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let has_host = rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '['));
+    if !has_host || !url.chars().all(|c| c.is_ascii_graphic()) {
+        findings.add(node.mark, format!("{} is no URL", quoted(url)), "write http://127.0.0.1:8080/health");
+        return None;
+    }
+    Some(url.to_owned())
 }
 
 /// `200`, or `200-299`.
@@ -341,7 +396,7 @@ fn module(
     let module = name(node, "the name of a module", findings)?;
     let at = match (fields.optional("node"), fields.optional("url")) {
         (Some(node), None) => ModuleAt::Node(node_id(node, nodes, findings)?),
-        (None, Some(node)) => ModuleAt::Url(text(node, "a URL", findings)?.to_owned()),
+        (None, Some(node)) => ModuleAt::Url(url(node, findings)?),
         (None, None) => ModuleAt::Here,
         (Some(_), Some(node)) => {
             findings.add(node.mark, "a module of a node and of a URL", "keep one of them");

@@ -72,10 +72,26 @@ impl Expression {
         let mut parser = Parser { tokens: tokens(text)?, next: 0, end: text.chars().count(), depth: 0 };
         let expression = parser.or()?;
         match parser.peek() {
+            // What is shown has to be read again, and has a blank on each side of `==`.
+            None if expression.to_string().len() > LENGTH_MAX => {
+                let message = format!("with its blanks, a rule has at most {LENGTH_MAX} characters");
+                Err(SyntaxError { at: 0, message })
+            }
             None => Ok(expression),
             Some((at, token)) => {
                 Err(SyntaxError { at, message: format!("{token} where `and`, `or` or the end was expected") })
             }
+        }
+    }
+}
+
+impl Expression {
+    /// In the order of the text.
+    pub fn names(&self) -> Vec<&Name> {
+        match self {
+            Self::Is { name, .. } => vec![name],
+            Self::Not(inner) => inner.names(),
+            Self::And(parts) | Self::Or(parts) => parts.iter().flat_map(Self::names).collect(),
         }
     }
 }
@@ -274,12 +290,13 @@ impl fmt::Display for Name {
 /// As [`Expression::parse`] takes it.
 impl fmt::Display for Expression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // No parenthesis more than the text can have had: each counts as a level when it is read again.
         let joined = |all: &[Self], word: &str| {
             let parts: Vec<String> = all
                 .iter()
-                .map(|part| match part {
-                    Self::And(_) | Self::Or(_) => format!("({part})"),
-                    Self::Is { .. } | Self::Not(_) => part.to_string(),
+                .map(|part| match (part, self) {
+                    (Self::Or(_), _) | (Self::And(_), Self::And(_)) => format!("({part})"),
+                    (Self::Is { .. } | Self::Not(_) | Self::And(_), _) => part.to_string(),
                 })
                 .collect();
             parts.join(word)
@@ -314,6 +331,22 @@ mod tests {
             let parsed = Expression::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(Expression::parse(&parsed.to_string()), Ok(parsed.clone()), "{text} -> {parsed}");
         }
+    }
+
+    #[test]
+    fn what_just_fits_is_shown_so_that_it_fits() {
+        let deepest = format!("{}a.b==up or c.d==up and not e.f==up{}", "not(".repeat(15), ")".repeat(15));
+        let parsed = Expression::parse(&deepest).expect("as many levels as there may be");
+        assert_eq!(Expression::parse(&parsed.to_string()), Ok(parsed));
+        // In text as tight as it can be the blanks of what is shown make the difference.
+        let tight = |count: usize| vec!["a.b==up"; count].join(" or ");
+        let mut fitted = 0;
+        for text in (1..95).map(tight) {
+            let Ok(parsed) = Expression::parse(&text) else { continue };
+            fitted += 1;
+            assert_eq!(Expression::parse(&parsed.to_string()), Ok(parsed.clone()), "{text} -> {parsed}");
+        }
+        assert!((70..95).contains(&fitted), "{fitted} fit");
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::super::decode::{Fields, Keys, Unique, choice, duration, list, map, name, text};
-use super::super::error::{Findings, meant_or_allowed, quoted};
+use super::super::error::{Findings, closest, meant_or_allowed, quoted};
 use super::super::tree::{Mark, Node, Value};
-use super::checks::checks;
+use super::checks::{CLASSES, checks};
+use super::expression::matches;
 use super::{
-    AfterMaxLoop, Boot, Expression, Failover, FailoverRule, MaxLoop, OnFailure, SCRIPT_TIMEOUT_DEFAULT,
-    ScriptSpec, Traffic, Upkeep,
+    AfterMaxLoop, Boot, Check, CheckKind, Expression, Failover, FailoverRule, MaxLoop, ModuleAt, OnFailure,
+    SCRIPT_TIMEOUT_DEFAULT, ScriptSpec, Traffic, Upkeep, When,
 };
 use crate::types::module::{Action, Script};
 
@@ -27,14 +28,9 @@ const SCRIPTS: Keys = Keys {
         "transition",
         "start_both",
         "stop_both",
-        "start_prim",
-        "stop_prim",
-        "start_second",
-        "stop_second",
-        "start_sec",
-        "stop_sec",
     ],
-    later: &[],
+    // Of a mirror: here they would never run.
+    later: &["start_prim", "stop_prim", "start_second", "stop_second", "start_sec", "stop_sec"],
 };
 const SCRIPT: Keys = Keys { of: "a script", known: &["run", "timeout"], later: &[] };
 const FAILOVER: Keys = Keys { of: "`failover`", known: &["automatic", "rules", "disable"], later: &[] };
@@ -43,7 +39,7 @@ const TRAFFIC: Keys =
     Keys { of: "`traffic`", known: &["on_failure", "slow_start", "drain_on_stop"], later: &[] };
 
 /// `start` and `stop` are the short words of farms and light modules.
-const WORDS: [(&str, Script); 13] = [
+const WORDS: [(&str, Script); 7] = [
     ("start", Script::StartBoth),
     ("stop", Script::StopBoth),
     ("prestart", Script::Prestart),
@@ -51,12 +47,6 @@ const WORDS: [(&str, Script); 13] = [
     ("transition", Script::Transition),
     ("start_both", Script::StartBoth),
     ("stop_both", Script::StopBoth),
-    ("start_prim", Script::StartPrim),
-    ("stop_prim", Script::StopPrim),
-    ("start_second", Script::StartSecond),
-    ("stop_second", Script::StopSecond),
-    ("start_sec", Script::StartSec),
-    ("stop_sec", Script::StopSec),
 ];
 pub(super) const ACTIONS: [(&str, Action); 7] = [
     ("restart", Action::Restart),
@@ -64,9 +54,11 @@ pub(super) const ACTIONS: [(&str, Action); 7] = [
     ("stopstart", Action::Stopstart),
     ("stop", Action::Stop),
     ("wait", Action::Wait),
-    ("swap", Action::Swap),
     ("none", Action::None),
+    ("swap", Action::Swap),
 ];
+/// Only a mirror has roles to exchange.
+const ACTIONS_LATER: [&str; 1] = ["swap"];
 pub(super) const ON_FAILURE: [(&str, OnFailure); 2] =
     [("drain", OnFailure::Drain), ("reset", OnFailure::Reset)];
 pub(super) const AFTER_MAX_LOOP: [(&str, AfterMaxLoop); 2] =
@@ -84,6 +76,8 @@ const LOOPS_MAX: u32 = 1000;
 pub(in super::super) struct Others {
     /// Who comes after whom, and where that is said.
     after: Vec<(String, Vec<(String, Mark)>)>,
+    /// Modules of this cluster that checks look at.
+    watched: Vec<(String, Mark)>,
 }
 
 pub(in super::super) fn upkeep(
@@ -94,7 +88,9 @@ pub(in super::super) fn upkeep(
     others: &mut Others,
     findings: &mut Findings,
 ) -> Option<Upkeep> {
-    let mut upkeep = Upkeep { directory: folder.to_owned(), ..Upkeep::default() };
+    // Absolute, because a daemon changes its working directory.
+    let folder = Path::new("/").join(folder);
+    let mut upkeep = Upkeep { directory: folder.clone(), ..Upkeep::default() };
     if let Some(node) = fields.optional("start") {
         (upkeep.boot, upkeep.boot_delay) = start(node, findings)?;
     }
@@ -110,10 +106,15 @@ pub(in super::super) fn upkeep(
         upkeep.variables = variables(node, findings)?;
     }
     if let Some(node) = fields.optional("scripts") {
-        scripts(node, folder, &mut upkeep, findings)?;
+        scripts(node, &folder, &mut upkeep, findings)?;
     }
     if let Some(node) = fields.optional("checks") {
-        upkeep.checks = checks(node, nodes, findings)?;
+        upkeep.checks = checks(node, nodes, &upkeep.services, findings)?;
+        let watched = upkeep.checks.iter().filter_map(|check| match &check.kind {
+            CheckKind::Module { module, at: ModuleAt::Here | ModuleAt::Node(_) } => Some(module),
+            _ => None,
+        });
+        others.watched.extend(watched.map(|name| (name.clone(), node.mark)));
     }
     if let Some(node) = fields.optional("max_loop") {
         let then = upkeep.max_loop.then;
@@ -123,7 +124,7 @@ pub(in super::super) fn upkeep(
         upkeep.max_loop.then = choice(node, "after_max_loop", &AFTER_MAX_LOOP, &[], findings)?;
     }
     if let Some(node) = fields.optional("failover") {
-        upkeep.failover = failover(node, findings)?;
+        upkeep.failover = failover(node, &upkeep.checks, findings)?;
     }
     if let Some(node) = fields.known("traffic").then(|| fields.optional("traffic")).flatten() {
         upkeep.traffic = traffic(node, findings)?;
@@ -135,6 +136,14 @@ pub(in super::super) fn upkeep(
 pub(in super::super) fn follow_up(others: &Others, known: &[String], findings: &mut Findings) {
     let after: HashMap<&str, &[(String, Mark)]> =
         others.after.iter().map(|(module, after)| (module.as_str(), after.as_slice())).collect();
+    for (name, mark) in others.watched.iter().filter(|(name, _)| !known.contains(name)) {
+        let hint = meant_or_allowed(name, known.iter().map(String::as_str));
+        findings.add(
+            *mark,
+            format!("a check looks at a module, and there is no module {}", quoted(name)),
+            hint,
+        );
+    }
     for (module, names) in &others.after {
         for (name, mark) in names {
             if !known.contains(name) {
@@ -258,6 +267,10 @@ fn variables(node: &Node, findings: &mut Findings) -> Option<Vec<(String, String
                 continue;
             }
         };
+        if value.contains('\0') {
+            let hint = "remove it: no process can have it in its environment";
+            findings.add(entry.value.mark, "a zero byte in a variable", hint);
+        }
         variables.push((entry.key.clone(), value));
     }
     Some(variables)
@@ -305,12 +318,20 @@ fn one_script(node: &Node, script: Script, timeout: Duration, findings: &mut Fin
         }
         _ => (node, timeout),
     };
-    let line = text(run, "a script", findings)?;
-    if line.trim().is_empty() {
-        findings.add(run.mark, "a script without a command", "write a command line, or remove the key");
+    Some(ScriptSpec { script, run: command_line(run, findings)?, timeout })
+}
+
+pub(super) fn command_line(node: &Node, findings: &mut Findings) -> Option<String> {
+    let line = text(node, "a command line", findings)?;
+    if line.trim().is_empty() || line.contains('\0') {
+        findings.add(node.mark, "this is no command line", "write what a shell is to run, like `./start`");
         return None;
     }
-    Some(ScriptSpec { script, run: line.to_owned(), timeout })
+    Some(line.to_owned())
+}
+
+pub(super) fn action(node: &Node, what: &str, findings: &mut Findings) -> Option<Action> {
+    choice(node, what, &ACTIONS[..6], &ACTIONS_LATER, findings)
 }
 
 pub(super) fn positive(node: &Node, what: &str, findings: &mut Findings) -> Option<Duration> {
@@ -347,7 +368,7 @@ fn max_loop(node: &Node, findings: &mut Findings) -> Option<MaxLoop> {
     }
 }
 
-fn failover(node: &Node, findings: &mut Findings) -> Option<Failover> {
+fn failover(node: &Node, checks: &[Check], findings: &mut Findings) -> Option<Failover> {
     let fields = Fields::open(node, &FAILOVER, findings)?;
     let automatic = match fields.optional("automatic") {
         Some(node) => truth(node, "automatic", findings)?,
@@ -358,7 +379,7 @@ fn failover(node: &Node, findings: &mut Findings) -> Option<Failover> {
         let example = "{ name: slow_link, when: \"link.lan == down\", do: wait }";
         let mut seen = Unique::default();
         for item in list(node, "rules", RULES_MAX, example, findings)? {
-            let rule = rule(item, findings)?;
+            let rule = rule(item, checks, findings)?;
             if let Err(first) = seen.insert(rule.name.clone(), item.mark) {
                 let message = format!("the rule {} is there twice", rule.name);
                 findings.add_duplicate(item.mark, first, message, "rename one of them");
@@ -376,11 +397,11 @@ fn failover(node: &Node, findings: &mut Findings) -> Option<Failover> {
     Some(Failover { automatic, rules, disabled })
 }
 
-fn rule(node: &Node, findings: &mut Findings) -> Option<FailoverRule> {
+fn rule(node: &Node, checks: &[Check], findings: &mut Findings) -> Option<FailoverRule> {
     let fields = Fields::open(node, &RULE, findings)?;
     let rule_name = fields
         .required("name", "name: slow_link", findings)
-        .and_then(|node| name(node, "the name of a rule", findings));
+        .and_then(|node| rule_name(node, checks, findings));
     let when = fields.required("when", "when: \"link.lan == down\"", findings).and_then(|node| {
         let line = text(node, "`when`", findings)?;
         match Expression::parse(line) {
@@ -392,10 +413,43 @@ fn rule(node: &Node, findings: &mut Findings) -> Option<FailoverRule> {
             }
         }
     });
-    let action = fields
-        .required("do", "do: stopstart", findings)
-        .and_then(|node| choice(node, "do", &ACTIONS, &[], findings));
+    let action =
+        fields.required("do", "do: stopstart", findings).and_then(|node| action(node, "do", findings));
+    if let (Some(action), Some(when)) = (action, &when) {
+        check_names(fields.optional("when")?.mark, when, action, checks, findings);
+    }
     Some(FailoverRule { name: rule_name?, when: when?, action: action? })
+}
+
+/// Explanations and events tell rules apart by their names, those that nobody wrote included.
+fn rule_name(node: &Node, checks: &[Check], findings: &mut Findings) -> Option<String> {
+    let name = name(node, "the name of a rule", findings)?;
+    let of_check = |check: &Check| format!("{}_{}", check.kind.class(), check.name) == name;
+    if DEFAULT_RULES.contains(&name.as_str()) || checks.iter().any(of_check) {
+        let hint = "choose another name: a check or a default brings this one along";
+        findings.add(node.mark, format!("there is a rule {} already", quoted(&name)), hint);
+        return None;
+    }
+    Some(name)
+}
+
+/// A rule over what nobody ever reports stays undecided for ever, and one that waits keeps its module from starting.
+fn check_names(mark: Mark, when: &Expression, action: Action, checks: &[Check], findings: &mut Findings) {
+    for name in when.names() {
+        let Some((class, _)) = name.pattern.split_once('.') else { continue };
+        let wild = name.pattern.contains(['*', '?']);
+        let mut meant = checks.iter().filter(|check| matches(&name.pattern, &check.resource())).peekable();
+        let of_check = CLASSES.contains(&class) && class != "custom";
+        let close = closest(class, CLASSES).filter(|close| *close != class);
+        if !wild && meant.peek().is_none() && (of_check || close.is_some()) {
+            let there: Vec<String> = checks.iter().map(Check::resource).collect();
+            let hint = meant_or_allowed(&name.pattern, there.iter().map(String::as_str));
+            findings.add(mark, format!("no check here is {}", quoted(&name.pattern)), hint);
+        } else if action == Action::Wait && !name.remote && meant.any(|check| check.when != When::Pre) {
+            let hint = "add `when: pre` to that check, or let the rule do something else";
+            findings.add(mark, format!("{} is not looked at in WAIT", quoted(&name.pattern)), hint);
+        }
+    }
 }
 
 fn traffic(node: &Node, findings: &mut Findings) -> Option<Traffic> {

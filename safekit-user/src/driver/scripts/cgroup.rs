@@ -62,7 +62,11 @@ impl Cgroup {
 
     /// The kernel keeps it while anybody lives in it.
     pub(super) fn remove_if_empty(&self) {
-        let _not_empty = fs::remove_dir(&self.0);
+        if fs::remove_dir(&self.0).is_ok()
+            && let Some(of_module) = self.0.parent()
+        {
+            let _others_are_there = fs::remove_dir(of_module);
+        }
     }
 }
 

@@ -46,6 +46,8 @@ struct Unit {
     sub: String,
     result: String,
     file: String,
+    /// Of its present or last start.
+    invocation: String,
 }
 
 /// Why it did not come that far.
@@ -200,12 +202,7 @@ impl Systemctl {
 
     /// The unit's last words, all of them into the log of the run.
     async fn why(&self, service: &str, unit: &Unit, complaint: Option<String>, output: &Output) -> String {
-        let mut journal = Command::new(&self.journal);
-        journal.args(["-n", JOURNAL_LINES, "-o", "cat", "--no-pager", "-u", service]);
-        let said = match timeout(QUESTION_TIMEOUT, run(journal)).await {
-            Ok(Ok(text)) => text,
-            Ok(Err(_)) | Err(_) => String::new(),
-        };
+        let said = self.log(&["-n", JOURNAL_LINES, "-u", service]).await;
         for line in complaint.iter().flat_map(|text| text.lines()).chain(said.lines()) {
             output.say(line);
         }
@@ -213,15 +210,27 @@ impl Systemctl {
         if !unit.result.is_empty() && unit.result != "success" {
             let _infallible = write!(text, ", result {}", unit.result);
         }
-        let last = last_line(said.as_bytes());
+        // What its own processes said in this start; else what systemd said about it.
+        let own = self.log(&["-n", "1", &format!("_SYSTEMD_INVOCATION_ID={}", unit.invocation)]).await;
+        let last = last_line(if own.is_empty() { said.as_bytes() } else { own.as_bytes() });
         if !last.is_empty() {
             let _infallible = write!(text, ": {last}");
         }
         text
     }
 
+    /// Empty where there is no journal.
+    async fn log(&self, words: &[&str]) -> String {
+        let mut journal = Command::new(&self.journal);
+        journal.args(["-o", "cat", "--no-pager", "-q"]).args(words);
+        match timeout(QUESTION_TIMEOUT, run(journal)).await {
+            Ok(Ok(text)) => text,
+            Ok(Err(_)) | Err(_) => String::new(),
+        }
+    }
+
     async fn look(&self, service: &str) -> Result<Unit, String> {
-        let wanted = "LoadState,ActiveState,SubState,Result,UnitFileState";
+        let wanted = "LoadState,ActiveState,SubState,Result,UnitFileState,InvocationID";
         self.call(&["show", "-p", wanted, "--", service]).await.map(|text| parse(&text))
     }
 
@@ -304,5 +313,6 @@ fn parse(text: &str) -> Unit {
         sub: value("SubState"),
         result: value("Result"),
         file: value("UnitFileState"),
+        invocation: value("InvocationID"),
     }
 }

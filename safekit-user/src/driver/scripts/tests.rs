@@ -14,6 +14,7 @@ use crate::types::logs::ScriptRun;
 use crate::types::module::{Role, RunId, Script, ScriptEnd};
 
 mod lifetime;
+mod served;
 mod told;
 
 /// Gone with the test.
@@ -132,6 +133,12 @@ impl Bench {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         panic!("no script wrote {}", path.display());
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        cgroup::sweep(&self.place.module);
     }
 }
 

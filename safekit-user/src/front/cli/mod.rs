@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod events;
 pub mod farm;
 pub mod keygen;
+pub mod logs;
 pub mod module;
 pub mod place;
 pub mod reload;
@@ -49,6 +50,8 @@ pub enum Verb {
     Forcestop(module::VerbArgs),
     /// What watches a module; maintenance.
     Check(check::CheckArgs),
+    /// What a module's scripts have printed, and how they ended.
+    Logs(logs::LogsArgs),
     /// What checks and rules know of a module.
     Resource(resource::ResourceArgs),
     /// Look into a module: its failover rules.

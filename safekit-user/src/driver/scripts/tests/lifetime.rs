@@ -107,18 +107,66 @@ async fn nothing_of_the_daemon_is_open_in_a_script() {
     assert!(text.starts_with("0 1 2 3 [safekit"), "{text}");
 }
 
+/// Where the process that plays the daemon finds its bench.
+const BENCH: &str = "SAFEKIT_TEST_BENCH";
+
 #[tokio::test]
-async fn what_a_dead_daemon_has_left_is_ended() {
-    // The runner's process is not killed here (the lab does that): its task is, together with its runtime.
-    let mut bench =
-        Bench::new("left", &[(Script::StartBoth, "sleep 600 & echo $! > child; echo $$ > leader; wait")]);
-    let order = bench.order(Script::StartBoth);
-    bench.runner.run(order);
+async fn what_a_killed_daemon_has_left_is_ended_by_the_next() {
+    let mut bench = Bench::new("left", &[(Script::StartBoth, HANGS)]);
+    let mut daemon = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "driver::scripts::tests::lifetime::plays_the_daemon"])
+        .env(BENCH, bench.dir.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
     let (leader, child) = (bench.pid("leader").await, bench.pid("child").await);
-    let (ended, _ends) = mpsc::channel(1);
-    let mut successor = Runner::new(bench.place.clone(), ended);
-    successor.end_leftovers().await;
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    assert!(lives(leader) && lives(child), "nobody has ended them yet");
+
+    bench.runner.end_leftovers().await;
     assert!(dies(leader) && dies(child));
-    let runs = bench.runs();
-    assert_eq!(runs[0].end, Some(ScriptEnd::Killed), "and its record says so");
+    assert_eq!(bench.runs()[0].end, Some(ScriptEnd::Killed), "and its record says so");
+    let order = bench.order(Script::StopBoth);
+    assert_eq!(bench.run(order).await, ScriptEnd::Done, "the next run is not hindered");
+}
+
+const HANGS: &str = "sleep 600 & echo $! > child; echo $$ > leader; wait";
+
+/// No test of its own: the process that [`what_a_killed_daemon_has_left_is_ended_by_the_next`] kills.
+#[tokio::test]
+#[ignore = "another test runs it"]
+async fn plays_the_daemon() {
+    let dir = PathBuf::from(std::env::var_os(BENCH).expect("another test runs it"));
+    let mut bench = Bench::new("daemon", &[(Script::StartBoth, HANGS)]);
+    bench.place.state_dir = dir.join("state");
+    bench.place.directory = dir.join("app");
+    bench.place.module = dir.file_name().unwrap().to_str().unwrap().to_owned();
+    bench.runner.move_to(bench.place.clone());
+    let order = bench.order(Script::StartBoth);
+    bench.run(order).await;
+}
+
+#[tokio::test]
+async fn a_record_with_a_used_process_number_ends_nobody() {
+    let mut bench = Bench::new("reused", &[(Script::StartBoth, "true")]);
+    let order = bench.order(Script::StartBoth);
+    bench.run(order).await;
+    // As if the daemon had died, and another process had got the number of its script.
+    let mut other = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let path = PathBuf::from(&bench.runs()[0].path).with_extension("json");
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert!(record["processes"]["leader"]["pid"].is_number(), "{record}");
+    record["processes"]["leader"]["pid"] = other.id().into();
+    record["end"] = serde_json::Value::Null;
+    for ending in [false, true] {
+        record["ending"] = ending.into();
+        std::fs::write(&path, record.to_string()).unwrap();
+        let (ended, _ends) = mpsc::channel(1);
+        Runner::new(bench.place.clone(), ended).end_leftovers().await;
+        assert!(bench.runs()[0].end.is_some());
+        assert_eq!(other.try_wait().unwrap(), None, "it is another one's");
+    }
+    other.kill().unwrap();
+    other.wait().unwrap();
 }
