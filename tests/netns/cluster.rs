@@ -34,6 +34,24 @@ fn a_command_on_all_nodes_names_the_one_that_is_dead() -> anyhow::Result<()> {
     let nobody = ask(&farm, N1, &["status", "--node", "n9"])?;
     assert_eq!(nobody.status.code(), Some(1), "{nobody:?}");
 
+    let restarted = ask(&farm, N1, &["stopstart", "www", "--all"])?;
+    let text = String::from_utf8_lossy(&restarted.stdout).into_owned();
+    assert_eq!(restarted.status.code(), Some(0), "{restarted:?}");
+    for node in ["n1", "n2", "n3"] {
+        let line = format!("{node}: www: UP (Ready)");
+        assert!(text.contains(&line), "{line}: {text}");
+    }
+    wait_whole(&mut farm, &Interrupt::default())?;
+    let two = ask(&farm, N1, &["resource", "list", "www", "--node", "n3", "--node", "n1", "-o", "json"])?;
+    let json: Value = serde_json::from_slice(&two.stdout)?;
+    let nodes = [&json["nodes"][0]["node"], &json["nodes"][1]["node"], &json["nodes"][2]["node"]];
+    assert_eq!(nodes, [&Value::from("n1"), &Value::from("n3"), &Value::Null], "{json}");
+    assert!(json["nodes"][0]["answer"]["resources"].is_array(), "{json}");
+    let unknown = ask(&farm, N1, &["stop", "wwww", "--all"])?;
+    let words = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
+    assert!(words.contains("there is no module wwww\nnext: name one of: www"), "{words}");
+
     let reloaded = ask(&farm, N1, &["reload", "--all"])?;
     assert_eq!(reloaded.status.code(), Some(0), "{reloaded:?}");
     wait_whole(&mut farm, &Interrupt::default())?;
@@ -46,6 +64,8 @@ fn a_command_on_all_nodes_names_the_one_that_is_dead() -> anyhow::Result<()> {
         some.status.code() == Some(4) && words.contains("── n3\nunreachable: ")
     })?;
     assert!(words.contains("heartbeat every") && words.contains("── n2\n"), "{words}");
+    let stopped = ask(&farm, N1, &["check", "off", "www", "--all", "--for", "1m"])?;
+    assert_eq!(stopped.status.code(), Some(4), "{stopped:?}");
     // Silent at first, and known to be gone a few seconds later.
     lab::wait_until("the reason is the network's", PATIENCE, || {
         let some = ask(&farm, N1, &["status", "--all"]).map(|it| it.stdout).unwrap_or_default();

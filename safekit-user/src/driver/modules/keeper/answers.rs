@@ -51,7 +51,7 @@ impl Keeper {
 
     fn resource(&self, name: &str) -> Reply {
         match self.resources.look_up(name) {
-            Some((resource, history)) => Reply::Resource { resource, history },
+            Some((resource, history)) => Reply::Resource { resource, history, taken: clock::now() },
             None => {
                 let known: Vec<String> = self.resources.all().map(|it| it.name).collect();
                 let next_step = format!("name one of: {}", known.join(", "));
