@@ -21,6 +21,7 @@ pub mod notes;
 pub mod packet_socket;
 pub mod probe;
 pub mod realtime;
+pub mod replica;
 pub mod report;
 pub mod resets;
 pub mod roads;
