@@ -35,6 +35,8 @@ fn main() -> ExitCode {
         Verb::Doctor(args) => cli::doctor::run(&args, life::facts),
         Verb::Config(args) => cli::config::run(&args),
         Verb::Keygen(args) => cli::keygen::run(&args),
+        Verb::Completions(args) => cli::manual::completions(&args),
+        Verb::Man(args) => cli::manual::man(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::DemoWeb(args) => demo::web::run(&args),
     };

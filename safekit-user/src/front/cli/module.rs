@@ -41,8 +41,10 @@ pub enum What {
 
 #[derive(Args, Debug)]
 pub struct ExplainArgs {
+    /// The module.
     pub module: String,
-    #[arg(short, long, value_enum, default_value = "table")]
+    /// A table for people, or JSON for programs.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     pub output: Format,
     #[command(flatten)]
     pub asking: Asking,
