@@ -115,6 +115,8 @@ fn add_pages(command: &Command, parent: Option<&str>, pages: &mut Vec<(String, V
 fn page(command: &Command, name: &str, parent: Option<&str>) -> io::Result<Vec<u8>> {
     let man = Man::new(command.clone())
         .section(SECTION)
+        // No date: the same version gives the same pages. The empty word would be left out, and shift the others.
+        .date(" ")
         .source(format!("{NAME} {}", env!("CARGO_PKG_VERSION")))
         .manual("High availability");
     let mut text = Vec::new();
@@ -162,8 +164,10 @@ fn see_also(roff: &mut Roff, name: &str, parent: Option<&str>) {
     roff.control("SH", ["SEE ALSO"]);
     let mut names = vec![NAME];
     names.extend(parent.filter(|parent| *parent != NAME));
+    names.extend(
+        ["safekit-status", "safekit-doctor", "safekit-config"].iter().filter(|also| parent != Some(*also)),
+    );
     names.retain(|also| *also != name);
-    names.extend(["safekit-status", "safekit-doctor", "safekit-config"].iter().filter(|also| **also != name));
     let names: Vec<String> = names.iter().map(|name| format!("{name}({SECTION})")).collect();
     roff.text([roman(names.join(", "))]);
 }
