@@ -17,6 +17,7 @@ pub mod module;
 pub mod place;
 pub mod reload;
 pub mod resource;
+pub mod snapshot;
 pub mod status;
 pub mod verb;
 pub mod wait;
@@ -69,6 +70,8 @@ pub enum Verb {
     Farm(farm::FarmArgs),
     /// Look at this node, and say what keeps the farm from working and what to type next.
     Doctor(doctor::DoctorArgs),
+    /// Collect what helps to find a fault into one file, without secrets.
+    Snapshot(snapshot::SnapshotArgs),
     /// Check a configuration file, show it, and give it to all nodes.
     Config(config::ConfigArgs),
     /// Make a cluster key, or give a running cluster another one.
