@@ -251,6 +251,23 @@ fn parse_boot(text: &str) -> anyhow::Result<BootId> {
     Ok(BootId(bytes.to_be_bytes()))
 }
 
+/// Who collects and writes a support bundle.
+pub(crate) fn bundle() -> safekit::front::cli::snapshot::Hands {
+    use safekit::driver::bundle;
+    safekit::front::cli::snapshot::Hands {
+        collect: bundle::collect,
+        host_names: bundle::host_names,
+        default_name: bundle::default_name,
+        write: |path, top, items| {
+            bundle::write(path, top, items).map_err(|error| {
+                let next_step = error.next_step();
+                (error.into(), next_step)
+            })
+        },
+        facts,
+    }
+}
+
 /// What `safekit doctor` looks at.
 pub(crate) fn facts(
     config: &Config,

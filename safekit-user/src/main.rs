@@ -33,8 +33,11 @@ fn main() -> ExitCode {
         Verb::Reload(args) => cli::reload::run(&args),
         Verb::Farm(args) => cli::farm::run(&args),
         Verb::Doctor(args) => cli::doctor::run(&args, life::facts),
+        Verb::Snapshot(args) => cli::snapshot::run(&args, &life::bundle()),
         Verb::Config(args) => cli::config::run(&args),
         Verb::Keygen(args) => cli::keygen::run(&args),
+        Verb::Completions(args) => cli::manual::completions(&args),
+        Verb::Man(args) => cli::manual::man(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::DemoWeb(args) => demo::web::run(&args),
     };

@@ -2,6 +2,7 @@
 
 pub mod announce;
 pub mod audit;
+pub mod bundle;
 pub mod census;
 pub mod check;
 pub mod clock;

@@ -1,6 +1,7 @@
 //! L0, the vocabulary: plain values that every layer may use and that use no layer.
 
 pub mod bits;
+pub mod bundle;
 pub mod cluster;
 pub mod command;
 pub mod doctor;

@@ -20,22 +20,24 @@ pub struct CheckArgs {
 
 #[derive(Subcommand, Debug)]
 pub enum What {
-    /// The checks of a module, and what they found last.
+    /// List the checks of a module, and what they found last.
     List(ListArgs),
-    /// Maintenance: nothing is checked, and nothing is restarted. Remembered over restarts.
+    /// Begin maintenance: nothing is checked, and nothing is restarted. Remembered over restarts.
     Off(OffArgs),
-    /// The end of maintenance.
+    /// End maintenance: checks and their actions are there again.
     On(OnArgs),
-    /// For a custom check with `reports: true`: what its program found.
+    /// Report what the program of a custom check with `reports: true` has found.
     Set(SetArgs),
 }
 
 #[derive(Args, Debug)]
 pub struct ListArgs {
+    /// The module.
     pub module: String,
     #[command(flatten)]
     pub place: Where,
-    #[arg(short, long, value_enum, default_value = "table")]
+    /// A table for people, or JSON for programs.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     pub output: Format,
     #[command(flatten)]
     pub asking: Asking,
@@ -43,6 +45,7 @@ pub struct ListArgs {
 
 #[derive(Args, Debug)]
 pub struct OffArgs {
+    /// The module.
     pub module: String,
     /// Switch them on again by themselves after so long.
     #[arg(long = "for", value_name = "DURATION", value_parser = crate::config::duration::parse)]
@@ -55,6 +58,7 @@ pub struct OffArgs {
 
 #[derive(Args, Debug)]
 pub struct OnArgs {
+    /// The module.
     pub module: String,
     #[command(flatten)]
     pub place: Where,
@@ -64,9 +68,11 @@ pub struct OnArgs {
 
 #[derive(Args, Debug)]
 pub struct SetArgs {
+    /// The module.
     pub module: String,
     /// Its name, without `custom.`.
     pub check: String,
+    /// What it is found to be.
     #[arg(value_enum)]
     pub state: Word,
     #[command(flatten)]

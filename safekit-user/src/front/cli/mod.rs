@@ -12,10 +12,12 @@ pub mod doctor;
 pub mod farm;
 pub mod keygen;
 pub mod logs;
+pub mod manual;
 pub mod module;
 pub mod place;
 pub mod reload;
 pub mod resource;
+pub mod snapshot;
 pub mod status;
 pub mod verb;
 pub mod wait;
@@ -34,7 +36,7 @@ pub struct Cli {
 pub enum Verb {
     /// Run this node: virtual IP, packet filter, heartbeats. Ends cleanly on SIGTERM.
     Daemon(DaemonArgs),
-    /// How the cluster is, as this node sees it.
+    /// Show how the cluster is, as this node sees it.
     Status(status::StatusArgs),
     /// Wait until a module has reached a state.
     Wait(wait::WaitArgs),
@@ -48,11 +50,11 @@ pub enum Verb {
     Stopstart(verb::VerbArgs),
     /// Stop a module at once: without waiting for connections, with forced scripts.
     Forcestop(verb::VerbArgs),
-    /// What watches a module; maintenance.
+    /// Show what watches a module, and switch it off for maintenance.
     Check(check::CheckArgs),
-    /// What a module's scripts have printed, and how they ended.
+    /// Show what a module's scripts have printed, and how they ended.
     Logs(logs::LogsArgs),
-    /// What checks and rules know of a module.
+    /// Show or set what checks and rules know of a module.
     Resource(resource::ResourceArgs),
     /// Look into a module: its failover rules.
     Module(module::ModuleArgs),
@@ -68,10 +70,16 @@ pub enum Verb {
     Farm(farm::FarmArgs),
     /// Look at this node, and say what keeps the farm from working and what to type next.
     Doctor(doctor::DoctorArgs),
-    /// Check or show a configuration file.
+    /// Collect what helps to find a fault into one file, without secrets.
+    Snapshot(snapshot::SnapshotArgs),
+    /// Check a configuration file, show it, and give it to all nodes.
     Config(config::ConfigArgs),
-    /// Make a cluster key.
+    /// Make a cluster key, or give a running cluster another one.
     Keygen(keygen::KeygenArgs),
+    /// Print what a shell needs to complete commands and options.
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page, or write one for every command.
+    Man(manual::ManArgs),
     /// Show a whole farm on this machine: three nodes, a client, a failure, a return.
     Demo(demo::DemoArgs),
     /// The demo's web server.
@@ -115,6 +123,7 @@ impl Asking {
     }
 }
 
+/// How answers are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     Table,

@@ -20,9 +20,9 @@ pub struct ResourceArgs {
 
 #[derive(Subcommand, Debug)]
 pub enum What {
-    /// All resources of a module.
+    /// List all resources of a module.
     List(ListArgs),
-    /// One resource with its history.
+    /// Show one resource with its history.
     Get(GetArgs),
     /// Say what a resource is; a check of the same name says otherwise at its next change.
     Set(SetArgs),
@@ -30,6 +30,7 @@ pub enum What {
 
 #[derive(Args, Debug)]
 pub struct ListArgs {
+    /// The module.
     pub module: String,
     #[command(flatten)]
     pub how: How,
@@ -37,8 +38,9 @@ pub struct ListArgs {
 
 #[derive(Args, Debug)]
 pub struct GetArgs {
+    /// The module.
     pub module: String,
-    /// `tcp.http`
+    /// Its class and name, as `resource list` has them: `tcp.http`.
     pub name: String,
     #[command(flatten)]
     pub how: How,
@@ -46,9 +48,11 @@ pub struct GetArgs {
 
 #[derive(Args, Debug)]
 pub struct SetArgs {
+    /// The module.
     pub module: String,
-    /// `custom.backup`
+    /// Its class and name: `custom.backup`.
     pub name: String,
+    /// What it is from now on.
     #[arg(value_enum)]
     pub state: Word,
     #[command(flatten)]
@@ -59,7 +63,8 @@ pub struct SetArgs {
 pub struct How {
     #[command(flatten)]
     pub place: Where,
-    #[arg(short, long, value_enum, default_value = "table")]
+    /// A table for people, or JSON for programs.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     pub output: Format,
     #[command(flatten)]
     pub asking: Asking,

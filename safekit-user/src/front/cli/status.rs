@@ -22,7 +22,8 @@ pub struct StatusArgs {
     pub watch: bool,
     #[command(flatten)]
     pub place: Where,
-    #[arg(short, long, value_enum, default_value = "table")]
+    /// A table for people, or JSON for programs.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     pub output: Format,
     #[command(flatten)]
     pub asking: Asking,

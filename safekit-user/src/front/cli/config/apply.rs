@@ -35,7 +35,8 @@ pub(super) struct DiffArgs {
 
 #[derive(Args, Debug)]
 pub(super) struct HistoryArgs {
-    #[arg(short, long, value_enum, default_value = "table")]
+    /// A table for people, or JSON for programs.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     output: Format,
     #[command(flatten)]
     asking: Asking,
