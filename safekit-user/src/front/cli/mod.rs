@@ -17,6 +17,7 @@ pub mod place;
 pub mod reload;
 pub mod resource;
 pub mod status;
+pub mod verb;
 pub mod wait;
 
 use super::demo;
@@ -38,15 +39,15 @@ pub enum Verb {
     /// Wait until a module has reached a state.
     Wait(wait::WaitArgs),
     /// Start a module on this node.
-    Start(module::VerbArgs),
+    Start(verb::VerbArgs),
     /// Stop a module on this node: its traffic first, then its application.
-    Stop(module::VerbArgs),
+    Stop(verb::VerbArgs),
     /// Stop and start a module's application; the module keeps its role.
-    Restart(module::VerbArgs),
+    Restart(verb::VerbArgs),
     /// Stop a module, and start it again.
-    Stopstart(module::VerbArgs),
+    Stopstart(verb::VerbArgs),
     /// Stop a module at once: without waiting for connections, with forced scripts.
-    Forcestop(module::VerbArgs),
+    Forcestop(verb::VerbArgs),
     /// What watches a module; maintenance.
     Check(check::CheckArgs),
     /// What a module's scripts have printed, and how they ended.

@@ -1,15 +1,16 @@
 //! `safekit resource list|get|set`: what checks and rules know of a module, and its history.
 
 use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
 
+use super::place::{Told, Where, of_module, tell_each};
 use super::status::{plain_table, span, trimmed};
-use super::{Asking, Format, err, out};
-use crate::front::control_client::{Client, Error};
+use super::{Asking, Format};
+use crate::front::control_client::Error;
 use crate::front::exit::Exit;
 use crate::types::command::ResourceChange;
 use crate::types::module::{ResourceInfo, ResourceState};
-use crate::types::snapshot::API_VERSION;
-use crate::types::{Command, Reply};
+use crate::types::{Command, Instant, ModuleInfo, Reply};
 
 #[derive(Args, Debug)]
 pub struct ResourceArgs {
@@ -56,6 +57,8 @@ pub struct SetArgs {
 
 #[derive(Args, Debug)]
 pub struct How {
+    #[command(flatten)]
+    pub place: Where,
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Format,
     #[command(flatten)]
@@ -96,59 +99,36 @@ pub fn run(args: &ResourceArgs) -> Exit {
 }
 
 fn list(args: &ListArgs) -> Result<Exit, Error> {
-    let mut client = Client::connect(&args.how.asking.socket())?;
-    let Reply::Status { snapshot } = client.ask(&Command::Status)? else { return Err(Error::Unexpected) };
-    let Some(module) = snapshot.modules.iter().find(|module| module.name == args.module) else {
-        let known: Vec<&str> = snapshot.modules.iter().map(|module| module.name.as_str()).collect();
-        err(&format!(
-            "error: there is no module {} on this node\nnext: name one of: {}",
-            args.module,
-            known.join(", ")
-        ));
-        return Ok(Exit::Failed);
-    };
-    out(&match args.how.output {
-        Format::Json => {
-            format!("{:#}", serde_json::json!({ "apiVersion": API_VERSION, "resources": module.resources }))
-        }
-        Format::Table if module.resources.is_empty() => {
-            format!("{} has no resources: it has no checks, and nobody has set one", module.name)
-        }
-        Format::Table => {
-            let mut table = plain_table(&["RESOURCE", "STATE", "SINCE", "BY"]);
-            for resource in &module.resources {
-                let since = span(snapshot.taken.since(resource.since));
-                table.add_row([&resource.name, resource.state.word(), &since, &resource.by]);
-            }
-            trimmed(&table)
-        }
-    });
-    Ok(Exit::Done)
+    let How { place, output, asking } = &args.how;
+    of_module(asking, place, *output, &args.module, |module, taken| {
+        (listed(module, taken), json!({ "resources": module.resources }))
+    })
 }
 
-fn one(how: &How, command: &Command) -> Result<Exit, Error> {
-    let mut client = Client::connect(&how.asking.socket())?;
-    match client.ask(command)? {
-        Reply::Resource { resource, history } => {
-            out(&match how.output {
-                Format::Json => format!(
-                    "{:#}",
-                    serde_json::json!({ "apiVersion": API_VERSION, "resource": resource, "history": history })
-                ),
-                Format::Table => told(&resource, &history),
-            });
-            Ok(Exit::Done)
-        }
-        Reply::Refused { error, next_step } => {
-            err(&format!("error: {error}\nnext: {next_step}"));
-            Ok(Exit::Failed)
-        }
-        _ => Err(Error::Unexpected),
+fn listed(module: &ModuleInfo, taken: Instant) -> String {
+    if module.resources.is_empty() {
+        return format!("{} has no resources: it has no checks, and nobody has set one", module.name);
     }
+    let mut table = plain_table(&["RESOURCE", "STATE", "SINCE", "BY"]);
+    for resource in &module.resources {
+        let since = span(taken.since(resource.since));
+        table.add_row([&resource.name, resource.state.word(), &since, &resource.by]);
+    }
+    trimmed(&table)
 }
 
-fn told(resource: &ResourceInfo, history: &[ResourceChange]) -> String {
-    let now = crate::driver::clock::now();
+fn one(How { place, output, asking }: &How, command: &Command) -> Result<Exit, Error> {
+    tell_each(asking, place, *output, command, |reply| match reply {
+        Reply::Resource { resource, history, taken } => Ok(Told {
+            text: told(&resource, &history, taken),
+            value: json!({ "resource": resource, "history": history }),
+            exit: Exit::Done,
+        }),
+        _ => Err(Error::Unexpected),
+    })
+}
+
+fn told(resource: &ResourceInfo, history: &[ResourceChange], now: Instant) -> String {
     let mut lines = vec![format!(
         "{}: {} since {}, by {}",
         resource.name,

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::keeper::Keeper;
-use super::{Level, word};
+use super::Keeper;
 use crate::driver::clock;
+use crate::driver::modules::Level;
 use crate::driver::scripts::logs;
 use crate::engine::module::Input;
 use crate::engine::rules::Sight;
@@ -16,7 +16,7 @@ impl Keeper {
         let now = clock::now();
         match command {
             Command::Module { verb, .. } => {
-                self.note(Level::Info, "verb", word(verb), Some(format!("asked by {by}")));
+                self.note(Level::Info, "verb", verb.word(), Some(format!("asked by {by}")));
                 self.feed(Input::Verb { verb, by });
                 Reply::Accepted { at: now }
             }
@@ -51,7 +51,7 @@ impl Keeper {
 
     fn resource(&self, name: &str) -> Reply {
         match self.resources.look_up(name) {
-            Some((resource, history)) => Reply::Resource { resource, history },
+            Some((resource, history)) => Reply::Resource { resource, history, taken: clock::now() },
             None => {
                 let known: Vec<String> = self.resources.all().map(|it| it.name).collect();
                 let next_step = format!("name one of: {}", known.join(", "));
