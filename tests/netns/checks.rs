@@ -169,7 +169,7 @@ fn a_program_that_reports_is_believed_and_started_again() -> Result<()> {
         report(&watched, "printer", ResourceState::Up)?;
         watched.until(ResourceState::Up).await?;
         watched.until(ResourceState::Down).await?;
-        ensure!(watched.said.contains("exit status: 3: out of paper"), "{}", watched.said);
+        ensure!(watched.said.contains("exit code 3: out of paper"), "{}", watched.said);
         let starts = std::fs::read_to_string(Path::new(SCRATCH).join("starts"))?.lines().count();
         ensure!(starts >= 2, "it was started again: {starts}");
         let info = &watched.handle.infos()[0];

@@ -60,6 +60,7 @@ pub struct How {
     /// Return when the daemon has taken the wish.
     #[arg(long)]
     pub no_wait: bool,
+    /// For people, or for programs.
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Format,
     #[command(flatten)]

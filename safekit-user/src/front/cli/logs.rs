@@ -16,6 +16,7 @@ use crate::types::{Command, Reply};
 
 #[derive(Args, Debug)]
 pub struct LogsArgs {
+    /// Its name in the configuration.
     pub module: String,
     /// What this script has printed: `start_both`, `stop_prim`; `start` means all that start something.
     #[arg(long, value_name = "NAME")]
@@ -29,6 +30,7 @@ pub struct LogsArgs {
     /// On this node instead of the one that is asked.
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
+    /// For people, or for programs.
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Format,
     #[command(flatten)]

@@ -30,6 +30,7 @@ pub enum What {
 
 #[derive(Args, Debug)]
 pub struct ListArgs {
+    /// Its name in the configuration.
     pub module: String,
     #[command(flatten)]
     pub how: How,
@@ -37,8 +38,9 @@ pub struct ListArgs {
 
 #[derive(Args, Debug)]
 pub struct GetArgs {
+    /// Its name in the configuration.
     pub module: String,
-    /// `tcp.http`
+    /// `tcp.http`: the kind of the check, and its name.
     pub name: String,
     #[command(flatten)]
     pub how: How,
@@ -46,9 +48,11 @@ pub struct GetArgs {
 
 #[derive(Args, Debug)]
 pub struct SetArgs {
+    /// Its name in the configuration.
     pub module: String,
-    /// `custom.backup`
+    /// Any `class.name`, as in `custom.backup`; one that is not there is made.
     pub name: String,
+    /// What rules see from now on.
     #[arg(value_enum)]
     pub state: Word,
     #[command(flatten)]
@@ -59,6 +63,7 @@ pub struct SetArgs {
 pub struct How {
     #[command(flatten)]
     pub place: Where,
+    /// For people, or for programs.
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Format,
     #[command(flatten)]
@@ -112,7 +117,7 @@ fn listed(module: &ModuleInfo, taken: Instant) -> String {
     let mut table = plain_table(&["RESOURCE", "STATE", "SINCE", "BY"]);
     for resource in &module.resources {
         let since = span(taken.since(resource.since));
-        table.add_row([&resource.name, resource.state.word(), &since, &resource.by]);
+        table.add_row([resource.name.as_str(), resource.state.word(), &since, who(&resource.by)]);
     }
     trimmed(&table)
 }
@@ -134,11 +139,16 @@ fn told(resource: &ResourceInfo, history: &[ResourceChange], now: Instant) -> St
         resource.name,
         resource.state.word(),
         span(now.since(resource.since)),
-        resource.by
+        who(&resource.by)
     )];
     let changes = history.iter().rev();
     lines.extend(changes.map(|change| {
-        format!("  {} ago: {}, by {}", span(now.since(change.at)), change.state.word(), change.by)
+        format!("  {} ago: {}, by {}", span(now.since(change.at)), change.state.word(), who(&change.by))
     }));
     lines.join("\n")
+}
+
+/// A check that was switched off has said nothing.
+fn who(by: &str) -> &str {
+    by.trim_end_matches(": ")
 }
