@@ -2,6 +2,8 @@
 
 mod faulty;
 mod schema;
+mod stage;
+mod verbs;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

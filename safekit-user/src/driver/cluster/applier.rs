@@ -306,7 +306,8 @@ fn effect(old: &Config, new: &Config, own: &str) -> Effect {
             None
         }
         Change::Upkeep(modules) => {
-            lines.push(format!("taken while it runs: the upkeep of {}", modules.join(", ")));
+            lines
+                .push(format!("scripts, checks and rules of {} change while it runs", modules.join(" and ")));
             None
         }
         Change::HandOver(about) => Some(format!(

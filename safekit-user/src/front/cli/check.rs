@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::place::{Told, Where, of_module, tell_each};
 use super::resource::Word;
-use super::{Asking, Format, module};
+use super::{Asking, Format, module, status};
 use crate::front::control_client::Error;
 use crate::front::exit::Exit;
 use crate::types::{Command, Reply};
@@ -87,16 +87,20 @@ pub fn run(args: &CheckArgs) -> Exit {
         What::Off(args) => {
             let for_ms = args.span.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
             let command = Command::Checks { module: args.module.clone(), on: false, for_ms };
-            tell(&args.asking, &args.place, &command)
+            let text = match args.span {
+                Some(time) => format!("the checks of {} are off for {}", args.module, status::span(time)),
+                None => format!("the checks of {0} are off until `safekit check on {0}`", args.module),
+            };
+            tell(&args.asking, &args.place, &command, &text)
         }
         What::On(args) => {
             let command = Command::Checks { module: args.module.clone(), on: true, for_ms: None };
-            tell(&args.asking, &args.place, &command)
+            tell(&args.asking, &args.place, &command, &format!("the checks of {} are on", args.module))
         }
         What::Set(args) => {
-            let (module, check) = (args.module.clone(), args.check.clone());
-            let command = Command::Report { module, check, state: args.state.state() };
-            tell(&args.asking, &args.place, &command)
+            let (module, check, state) = (args.module.clone(), args.check.clone(), args.state.state());
+            let text = format!("custom.{check} of {module} is reported {}", state.word());
+            tell(&args.asking, &args.place, &Command::Report { module, check, state }, &text)
         }
     };
     result.unwrap_or_else(|error| error.report())
@@ -113,9 +117,12 @@ fn list(args: &ListArgs) -> Result<Exit, Error> {
     })
 }
 
-fn tell(asking: &Asking, place: &Where, command: &Command) -> Result<Exit, Error> {
+/// `done` is said when a daemon has taken it.
+fn tell(asking: &Asking, place: &Where, command: &Command, done: &str) -> Result<Exit, Error> {
     tell_each(asking, place, Format::Table, command, |reply| match reply {
-        Reply::Accepted { .. } => Ok(Told::done()),
+        Reply::Accepted { .. } => {
+            Ok(Told { text: done.to_owned(), value: json!({ "done": done }), exit: Exit::Done })
+        }
         _ => Err(Error::Unexpected),
     })
 }

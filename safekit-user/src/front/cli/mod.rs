@@ -40,9 +40,9 @@ pub enum Verb {
     Status(status::StatusArgs),
     /// Wait until a module has reached a state.
     Wait(wait::WaitArgs),
-    /// Start a module on this node.
+    /// Start a module, on this node where nothing else is said.
     Start(verb::VerbArgs),
-    /// Stop a module on this node: its traffic first, then its application.
+    /// Stop a module: its traffic first, then its application.
     Stop(verb::VerbArgs),
     /// Stop and start a module's application; the module keeps its role.
     Restart(verb::VerbArgs),

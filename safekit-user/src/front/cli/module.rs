@@ -88,13 +88,19 @@ fn one(module: &ModuleInfo, snapshot: &Snapshot) -> String {
     }
     text += "\n";
     if !module.causes.is_empty() {
-        text += &format!("  because {}\n", module.causes.join("; because "));
+        let mut causes = module.causes.clone();
+        // A start that failed again and again for one reason.
+        causes.dedup();
+        text += &format!("  because {}\n", causes.join("; because "));
     }
     if let Some(next_step) = &module.next_step {
         text += &format!("  next: {next_step}\n");
     }
     if module.loops > 0 {
-        text += &format!("  {} of at most {} automatic actions taken\n", module.loops, module.loops_max);
+        text += &format!(
+            "  automatic actions taken: {}, at most {} are allowed\n",
+            module.loops, module.loops_max
+        );
     }
     if let Some(maintenance) = module.maintenance {
         let end = maintenance

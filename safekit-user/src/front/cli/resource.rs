@@ -117,7 +117,7 @@ fn listed(module: &ModuleInfo, taken: Instant) -> String {
     let mut table = plain_table(&["RESOURCE", "STATE", "SINCE", "BY"]);
     for resource in &module.resources {
         let since = span(taken.since(resource.since));
-        table.add_row([&resource.name, resource.state.word(), &since, &resource.by]);
+        table.add_row([resource.name.as_str(), resource.state.word(), &since, who(&resource.by)]);
     }
     trimmed(&table)
 }
@@ -139,11 +139,16 @@ fn told(resource: &ResourceInfo, history: &[ResourceChange], now: Instant) -> St
         resource.name,
         resource.state.word(),
         span(now.since(resource.since)),
-        resource.by
+        who(&resource.by)
     )];
     let changes = history.iter().rev();
     lines.extend(changes.map(|change| {
-        format!("  {} ago: {}, by {}", span(now.since(change.at)), change.state.word(), change.by)
+        format!("  {} ago: {}, by {}", span(now.since(change.at)), change.state.word(), who(&change.by))
     }));
     lines.join("\n")
+}
+
+/// A check that was switched off has said nothing.
+fn who(by: &str) -> &str {
+    by.trim_end_matches(": ")
 }

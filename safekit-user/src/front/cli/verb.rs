@@ -16,7 +16,7 @@ use crate::types::{Command, Instant, Reply, Snapshot};
 
 #[derive(Args, Debug)]
 pub struct VerbArgs {
-    /// The module.
+    /// Its name in the configuration.
     pub module: String,
     /// Give up waiting after so long; the module goes on.
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = crate::config::duration::parse)]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Keeper;
+use crate::config::upkeep::CheckKind;
 use crate::driver::clock;
 use crate::driver::modules::Level;
 use crate::driver::scripts::logs;
@@ -61,8 +62,14 @@ impl Keeper {
     }
 
     fn name_one_of_the_checks(&self) -> String {
-        let names: Vec<&str> = self.module.upkeep.checks.iter().map(|check| check.name.as_str()).collect();
-        format!("name one of: {}", names.join(", "))
+        let checks = self.module.upkeep.checks.iter();
+        let takes_reports =
+            checks.filter(|check| matches!(check.kind, CheckKind::Custom { reports: true, .. }));
+        let names: Vec<&str> = takes_reports.map(|check| check.name.as_str()).collect();
+        match names.is_empty() {
+            true => "add `reports: true` to a custom check of its configuration".to_owned(),
+            false => format!("name one of: {}", names.join(", ")),
+        }
     }
 }
 

@@ -95,7 +95,7 @@ pub(super) fn show_diff(args: &DiffArgs) -> Exit {
         };
         let mut client = Client::connect(&args.asking.socket())?;
         match differences(&mut client, &text)? {
-            Ok(lines) if lines.is_empty() => out("no difference takes effect"),
+            Ok(lines) if lines.is_empty() => out("no difference: it says what is in force"),
             Ok(lines) => out(&lines.join("\n")),
             Err(exit) => return Ok(exit),
         }
@@ -180,7 +180,7 @@ fn change(how: &How, text: &str) -> Result<Exit, Error> {
     let socket = how.asking.socket();
     let mut client = Client::connect(&socket)?;
     match differences(&mut client, text)? {
-        Ok(lines) if lines.is_empty() => out("no difference to the configuration in force takes effect"),
+        Ok(lines) if lines.is_empty() => out("no difference: it says what is in force"),
         Ok(lines) => out(&lines.join("\n")),
         Err(exit) => return Ok(exit),
     }
