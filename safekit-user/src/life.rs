@@ -15,7 +15,7 @@ use safekit::driver::cluster::{Cluster, applier};
 use safekit::driver::daemon::{Life, Running, pin_dir};
 use safekit::driver::datapath;
 use safekit::driver::journal::{self, Journal};
-use safekit::driver::modules::Modules;
+use safekit::driver::modules::{Memory, Modules};
 use safekit::driver::supervise::{Asked, Beating, DaemonFiles, Outcome, Signals, Supervisor};
 use safekit::engine::doctor::facts::Facts;
 use safekit::front::cli::DaemonArgs;
@@ -111,7 +111,7 @@ fn child(args: &DaemonArgs, boot: &str) -> anyhow::Result<()> {
     let files = DaemonFiles { config: args.config.clone(), node: args.node.clone() };
     store(args).recover().context("cannot put the configuration into its place")?;
     let (config, keys, me) = read(&files)?;
-    let health = modules::health(&config, me, &args.state_dir);
+    let memory = Memory::load(&config, me, &args.state_dir);
     let life = Life {
         config,
         keys,
@@ -119,16 +119,16 @@ fn child(args: &DaemonArgs, boot: &str) -> anyhow::Result<()> {
         boot: parse_boot(boot)?,
         pin_dir: pin_dir(&args.run_dir),
         state_dir: args.state_dir.clone(),
-        health,
+        health: memory.health(),
     };
     std::fs::write(args.run_dir.join("daemon.pid"), format!("{}\n", std::process::id()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(live(life, &args.run_dir, store(args)));
+    let result = runtime.block_on(live(life, memory, &args.run_dir, store(args)));
     runtime.shutdown_timeout(Duration::from_millis(200));
     result
 }
 
-async fn live(life: Life, run_dir: &Path, store: Store) -> anyhow::Result<()> {
+async fn live(life: Life, memory: Memory, run_dir: &Path, store: Store) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
     let drain_max = life.config.drain_timeout();
     let (config, me, keys) = (Arc::new(life.config.clone()), life.me, life.keys.accepted());
@@ -144,7 +144,7 @@ async fn live(life: Life, run_dir: &Path, store: Store) -> anyhow::Result<()> {
     let (cluster, passed_on) = Cluster::start(Arc::clone(&config), me, &keys, identity);
     let (applier, configs) = applier::start(cluster.clone(), store, Arc::new(hand_over_for_config))
         .context("cannot read the configurations that are kept")?;
-    let modules = modules::start(&config, me, &state_dir, &running, &cluster, &journal);
+    let modules = modules::start(&config, me, (&state_dir, memory), &running, &cluster, &journal);
     tokio::spawn(modules::follow(modules.clone(), me, configs));
     let snapshots = desk::complete(running.snapshots.clone(), cluster.clone(), modules.board.infos());
     tokio::spawn(journal::follow(journal.clone(), config, running.snapshots.clone()));
@@ -287,6 +287,23 @@ fn arguments(args: &DaemonArgs) -> Vec<std::ffi::OsString> {
 fn parse_boot(text: &str) -> anyhow::Result<BootId> {
     let bytes = u128::from_str_radix(text, 16).context("--boot is not a boot id")?;
     Ok(BootId(bytes.to_be_bytes()))
+}
+
+/// Who collects and writes a support bundle.
+pub(crate) fn bundle() -> safekit::front::cli::snapshot::Hands {
+    use safekit::driver::bundle;
+    safekit::front::cli::snapshot::Hands {
+        collect: bundle::collect,
+        host_names: bundle::host_names,
+        default_name: bundle::default_name,
+        write: |path, top, items| {
+            bundle::write(path, top, items).map_err(|error| {
+                let next_step = error.next_step();
+                (error.into(), next_step)
+            })
+        },
+        facts,
+    }
 }
 
 /// What `safekit doctor` looks at.

@@ -90,6 +90,33 @@ fn the_death_of_a_process_is_seen_within_milliseconds() -> Result<()> {
     })
 }
 
+/// The probe comes once in ten seconds, and the kernel's link watch tells of what follows another change within a second
+/// only when that is over: a loss soon after a return is the slow case.
+#[test]
+fn a_lost_carrier_is_seen_within_milliseconds() -> Result<()> {
+    story(|| async {
+        let mut world = World::new()?;
+        peer_up(&mut world)?;
+        let kind = CheckKind::Link { interface: "eth0".into() };
+        let slow = Check { interval: Duration::from_secs(10), fall: 3, ..check("link", kind) };
+        let mut watched = Watched::start(&[slow], &world);
+        let mut spans = Vec::new();
+        for turn in 0..9 {
+            watched.until(ResourceState::Up).await?;
+            // Each at another moment between two questions for it.
+            sleep(Duration::from_millis(100 + 7 * turn)).await;
+            peer_down(&mut world)?;
+            spans.push(watched.until(ResourceState::Down).await?);
+            peer_up(&mut world)?;
+        }
+        spans.sort();
+        println!("a lost carrier is seen after {:.1?} (median), {:.1?} at most", spans[4], spans[8]);
+        ensure!(spans[4] < Duration::from_millis(50), "{spans:?}");
+        ensure!(spans[8] < Duration::from_millis(500), "{spans:?}");
+        Ok(())
+    })
+}
+
 /// What is not ours does not count, and neither does what is dead but not buried.
 #[test]
 fn zombies_and_processes_of_other_networks_do_not_count() -> Result<()> {
@@ -142,7 +169,7 @@ fn a_program_that_reports_is_believed_and_started_again() -> Result<()> {
         report(&watched, "printer", ResourceState::Up)?;
         watched.until(ResourceState::Up).await?;
         watched.until(ResourceState::Down).await?;
-        ensure!(watched.said.contains("exit status: 3: out of paper"), "{}", watched.said);
+        ensure!(watched.said.contains("exit code 3: out of paper"), "{}", watched.said);
         let starts = std::fs::read_to_string(Path::new(SCRATCH).join("starts"))?.lines().count();
         ensure!(starts >= 2, "it was started again: {starts}");
         let info = &watched.handle.infos()[0];

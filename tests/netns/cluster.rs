@@ -9,6 +9,7 @@ use safekit::front::demo::farm::Farm;
 use safekit::front::demo::interrupt::Interrupt;
 use safekit::front::demo::scenario::{Scenario, wait_whole};
 use safekit::types::NodeId;
+use safekit::types::module::Role;
 use safekit_tests::lab::{self, Nobody};
 use serde_json::Value;
 
@@ -33,6 +34,24 @@ fn a_command_on_all_nodes_names_the_one_that_is_dead() -> anyhow::Result<()> {
     let nobody = ask(&farm, N1, &["status", "--node", "n9"])?;
     assert_eq!(nobody.status.code(), Some(1), "{nobody:?}");
 
+    let restarted = ask(&farm, N1, &["stopstart", "www", "--all"])?;
+    let text = String::from_utf8_lossy(&restarted.stdout).into_owned();
+    assert_eq!(restarted.status.code(), Some(0), "{restarted:?}");
+    for node in ["n1", "n2", "n3"] {
+        let line = format!("{node}: www: UP (Ready)");
+        assert!(text.contains(&line), "{line}: {text}");
+    }
+    wait_whole(&mut farm, &Interrupt::default())?;
+    let two = ask(&farm, N1, &["resource", "list", "www", "--node", "n3", "--node", "n1", "-o", "json"])?;
+    let json: Value = serde_json::from_slice(&two.stdout)?;
+    let nodes = [&json["nodes"][0]["node"], &json["nodes"][1]["node"], &json["nodes"][2]["node"]];
+    assert_eq!(nodes, [&Value::from("n1"), &Value::from("n3"), &Value::Null], "{json}");
+    assert!(json["nodes"][0]["answer"]["resources"].is_array(), "{json}");
+    let unknown = ask(&farm, N1, &["stop", "wwww", "--all"])?;
+    let words = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
+    assert!(words.contains("there is no module wwww\nnext: name one of: www"), "{words}");
+
     let reloaded = ask(&farm, N1, &["reload", "--all"])?;
     assert_eq!(reloaded.status.code(), Some(0), "{reloaded:?}");
     wait_whole(&mut farm, &Interrupt::default())?;
@@ -45,6 +64,8 @@ fn a_command_on_all_nodes_names_the_one_that_is_dead() -> anyhow::Result<()> {
         some.status.code() == Some(4) && words.contains("── n3\nunreachable: ")
     })?;
     assert!(words.contains("heartbeat every") && words.contains("── n2\n"), "{words}");
+    let stopped = ask(&farm, N1, &["check", "off", "www", "--all", "--for", "1m"])?;
+    assert_eq!(stopped.status.code(), Some(4), "{stopped:?}");
     // Silent at first, and known to be gone a few seconds later.
     lab::wait_until("the reason is the network's", PATIENCE, || {
         let some = ask(&farm, N1, &["status", "--all"]).map(|it| it.stdout).unwrap_or_default();
@@ -103,6 +124,50 @@ fn a_configuration_is_in_force_everywhere_or_nowhere_and_the_way_back_is_kept() 
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("n3: no answer"), "{refused:?}");
     assert_eq!(texts(&farm)?, vec![old; 3], "nothing anywhere");
+    Ok(())
+}
+
+/// Added under way it starts; taken away while it runs it would be left to itself.
+#[test]
+fn a_module_comes_by_the_configuration_and_goes_only_when_it_is_stopped() -> anyhow::Result<()> {
+    let Some(_lab) = lab::enter() else { return Ok(()) };
+    let mut farm = with_own_files()?;
+    let old = std::fs::read_to_string(farm.config())?;
+    let scripts = "start: 'true', stop: 'true'";
+    let job = format!("  - name: job\n    kind: light\n    nodes: [n2]\n    scripts: {{ {scripts} }}\n");
+    let with_job = old.replacen("modules:\n", &format!("modules:\n{job}"), 1);
+    let (file, without) = (farm.config().with_extension("proposed"), farm.config().with_extension("without"));
+    std::fs::write(&file, &with_job)?;
+    std::fs::write(&without, &old)?;
+    let (file, without) = (file.to_str().context("plain text")?, without.to_str().context("plain text")?);
+
+    let preview = ask(&farm, N1, &["config", "apply", file, "--dry-run"])?;
+    let text = String::from_utf8_lossy(&preview.stdout).into_owned();
+    assert!(text.contains("module job is new here and starts at once"), "{preview:?}");
+    let applied = ask(&farm, N1, &["config", "apply", file, "--yes"])?;
+    assert_eq!(applied.status.code(), Some(0), "{applied:?}");
+    let role = |farm: &Farm| {
+        let modules = farm.sight(N2).snapshot.map(|snapshot| snapshot.modules).unwrap_or_default();
+        modules.iter().find(|module| module.name == "job").map(|module| module.state.role)
+    };
+    lab::wait_until("the new module runs", PATIENCE, || role(&farm) == Some(Role::Up))?;
+    wait_whole(&mut farm, &Interrupt::default())?;
+    wait_connected(&farm)?;
+
+    let refused = ask(&farm, N1, &["config", "apply", without, "--yes"])?;
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let why = "n2: module job is UP here and would be left to itself: `safekit stop job --node n2` first";
+    assert!(String::from_utf8_lossy(&refused.stderr).contains(why), "{refused:?}");
+    assert_eq!(texts(&farm)?, vec![with_job; 3], "nothing anywhere");
+
+    let stopped = ask(&farm, N1, &["stop", "job", "--node", "n2"])?;
+    assert_eq!(stopped.status.code(), Some(0), "{stopped:?}");
+    lab::wait_until("it is stopped", PATIENCE, || role(&farm) == Some(Role::Stop))?;
+    let applied = ask(&farm, N1, &["config", "apply", without, "--yes"])?;
+    assert_eq!(applied.status.code(), Some(0), "{applied:?}");
+    wait_texts(&farm, |texts| *texts == vec![old.clone(); 3])?;
+    wait_whole(&mut farm, &Interrupt::default())?;
+    assert_eq!(role(&farm), None, "it is gone");
     Ok(())
 }
 

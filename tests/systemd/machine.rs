@@ -111,7 +111,8 @@ impl Machine {
 
     pub(crate) fn install(&self, units: &[(&str, &str)]) -> anyhow::Result<()> {
         // Its own mounts, seen through its first process.
-        let run = PathBuf::from(format!("/proc/{}/root/run/systemd/system", self.pid));
+        let root = PathBuf::from(format!("/proc/{}", self.pid)).join("root");
+        let run = root.join("run/systemd/system");
         for (name, text) in units {
             fs::write(run.join(format!("{name}.service")), text)?;
         }

@@ -1,4 +1,5 @@
-//! `cargo xtask bench filter|farm`: nanoseconds a packet in the kernel, and the farm against its rivals.
+//! `cargo xtask bench filter|farm|modules`: nanoseconds a packet in the kernel, the farm against its rivals, and many
+//! modules on one node.
 
 use std::ffi::OsString;
 
@@ -22,8 +23,9 @@ pub(crate) fn run(arguments: &[OsString]) -> anyhow::Result<()> {
     match what {
         Some("filter") => filter(&arguments[1..]),
         Some("farm") => farm(&arguments[1..]),
-        Some(other) => bail!("there is no benchmark {other}; there are: filter, farm"),
-        None => bail!("say what: `cargo xtask bench filter` or `cargo xtask bench farm`"),
+        Some("modules") => modules(&arguments[1..]),
+        Some(other) => bail!("there is no benchmark {other}; there are: filter, farm, modules"),
+        None => bail!("say what: `cargo xtask bench filter`, `… farm` or `… modules`"),
     }
 }
 
@@ -47,6 +49,14 @@ fn farm(arguments: &[OsString]) -> anyhow::Result<()> {
         words.insert(place + 1, demo::workspace().join("BENCHMARKS.md").into());
     }
     measured("bench-farm", &["--release"], &words)
+}
+
+fn modules(arguments: &[OsString]) -> anyhow::Result<()> {
+    setup::run()?;
+    step("bench: build as released");
+    cargo(["build", "--release", "--package", "safekit"])?;
+    step("bench: many modules on one node (as root; five minutes, --quick takes seconds)");
+    measured("bench-modules", &["--release"], arguments)
 }
 
 fn measured(program: &str, options: &[&str], arguments: &[OsString]) -> anyhow::Result<()> {

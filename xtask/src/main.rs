@@ -35,7 +35,7 @@ enum Verb {
     Demo(Rest),
     /// Build, then run all tests.
     Test(Rest),
-    /// Measure: `bench filter [--json]`, `bench farm [--json] [--quick] [--write]`.
+    /// Measure: `bench filter [--json]`, `bench farm [--json] [--quick] [--write]`, `bench modules [--json] [--quick]`.
     Bench(Rest),
     /// Feed the packet parser and the verdict what a coverage-guided fuzzer thinks of: `fuzz [--minutes N]`.
     Fuzz(fuzz::Arguments),

@@ -14,13 +14,13 @@ use crate::types::ids::NODES_MAX;
 pub(super) const PORT_DEFAULT: u16 = 4800;
 pub const KEY_FILE_DEFAULT: &str = "/etc/safekit/cluster.key";
 /// Each heartbeat goes out on every network.
-const NETWORKS_MAX: usize = 8;
+pub(super) const NETWORKS_MAX: usize = 8;
 
-const CLUSTER: Keys =
+pub(super) const CLUSTER: Keys =
     Keys { of: "`cluster`", known: &["name", "key_file", "networks", "nodes", "heartbeat"], later: &[] };
-const NETWORK: Keys = Keys { of: "a network", known: &["name", "port"], later: &[] };
-const NODE: Keys = Keys { of: "a node", known: &["name", "addresses"], later: &[] };
-const HEARTBEAT: Keys =
+pub(super) const NETWORK: Keys = Keys { of: "a network", known: &["name", "port"], later: &[] };
+pub(super) const NODE: Keys = Keys { of: "a node", known: &["name", "addresses"], later: &[] };
+pub(super) const HEARTBEAT: Keys =
     Keys { of: "`heartbeat`", known: &["profile", "interval", "timeout", "lease"], later: &[] };
 
 pub(super) const PROFILES: [(&str, Timing); 3] =

@@ -147,7 +147,7 @@ pub(super) fn text<'t>(node: &'t Node, what: &str, findings: &mut Findings) -> O
 }
 
 /// Longest name of anything, as for a label of the DNS.
-const NAME_BYTES_MAX: usize = 63;
+pub(super) const NAME_BYTES_MAX: usize = 63;
 
 /// A name of a cluster, node, network or module.
 pub(super) fn name(node: &Node, what: &str, findings: &mut Findings) -> Option<String> {

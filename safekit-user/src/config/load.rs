@@ -16,7 +16,7 @@ pub const CONFIG_FILE_DEFAULT: &str = "/etc/safekit/safekit.yaml";
 /// 128 nodes and 64 modules take less than a tenth of it.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
-const FILE: Keys = Keys { of: "the file", known: &["cluster", "modules"], later: &["console"] };
+pub(super) const FILE: Keys = Keys { of: "the file", known: &["cluster", "modules"], later: &["console"] };
 
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     let name = path.display().to_string();

@@ -10,6 +10,7 @@ pub mod key;
 mod load;
 mod module;
 mod rule;
+mod schema;
 mod show;
 mod tree;
 pub mod upkeep;
@@ -21,6 +22,7 @@ pub use cluster::KEY_FILE_DEFAULT;
 pub use error::{ConfigError, ConfigErrors};
 pub use hash::{BUCKETS, ownership_hash};
 pub use load::{CONFIG_FILE_DEFAULT, load, parse};
+pub use schema::schema;
 pub use show::effective;
 
 use std::time::Duration;

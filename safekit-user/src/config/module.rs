@@ -13,12 +13,12 @@ use super::{Delivery, Farm, Group, Kind, Module, Share, VirtualIp, upkeep};
 use crate::types::NodeId;
 
 /// A farm is a rule group, and the filter holds so many.
-const MODULES_MAX: usize = 64;
-const VIRTUAL_IPS_MAX: usize = 32;
+pub(super) const MODULES_MAX: usize = 64;
+pub(super) const VIRTUAL_IPS_MAX: usize = 32;
 /// IFNAMSIZ of the kernel, less its closing zero.
-const INTERFACE_BYTES_MAX: usize = 15;
+pub(super) const INTERFACE_BYTES_MAX: usize = 15;
 
-const FARM: Keys = Keys {
+pub(super) const FARM: Keys = Keys {
     of: "a module",
     known: &[
         "name",
@@ -42,7 +42,7 @@ const FARM: Keys = Keys {
     ],
     later: &["replicate", "replication", "witness"],
 };
-const LIGHT: Keys = Keys {
+pub(super) const LIGHT: Keys = Keys {
     of: "a light module",
     known: &[
         "name",
@@ -60,19 +60,19 @@ const LIGHT: Keys = Keys {
     ],
     later: &[],
 };
-const VIRTUAL_IP: Keys = Keys { of: "a virtual IP", known: &["address", "interface"], later: &[] };
+pub(super) const VIRTUAL_IP: Keys = Keys { of: "a virtual IP", known: &["address", "interface"], later: &[] };
 #[derive(Clone, Copy)]
-enum Word {
+pub(super) enum Word {
     Farm,
     Light,
 }
 
-const KINDS: [(&str, Word); 2] = [("farm", Word::Farm), ("light", Word::Light)];
+pub(super) const KINDS: [(&str, Word); 2] = [("farm", Word::Farm), ("light", Word::Light)];
 const KINDS_LATER: [&str; 1] = ["mirror"];
-const DELIVERIES: [(&str, Delivery); 3] =
+pub(super) const DELIVERIES: [(&str, Delivery); 3] =
     [("flood", Delivery::Flood), ("multicast", Delivery::Multicast), ("directed", Delivery::Directed)];
 /// What a clean stop waits for connections where the module says nothing.
-const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+pub(super) const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 
 impl Delivery {
     /// The word of the configuration file.

@@ -8,21 +8,22 @@ use super::{Balance, Evidence, Group, Ports, Protocol, Rule, Share};
 use crate::types::share::WEIGHT_MAX;
 use crate::types::{GroupId, NodeId};
 
-const RULES_MAX: usize = 64;
+pub(super) const RULES_MAX: usize = 64;
 /// The filter holds so many tables.
 const GROUPS_MAX: usize = 64;
 
-const RULE: Keys = Keys {
+pub(super) const RULE: Keys = Keys {
     of: "a rule",
     known: &["protocol", "port", "balance", "prefix", "nodes", "weights", "cascade", "evidence"],
     later: &[],
 };
-const PREFIX: Keys = Keys { of: "`prefix`", known: &["ipv4", "ipv6"], later: &[] };
+pub(super) const PREFIX: Keys = Keys { of: "`prefix`", known: &["ipv4", "ipv6"], later: &[] };
 
-const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
-const BALANCES: [(&str, Balance); 3] =
+pub(super) const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+pub(super) const BALANCES: [(&str, Balance); 3] =
     [("connection", Balance::Connection), ("client", Balance::Client), ("client_network", Balance::NETWORK)];
-const EVIDENCES: [(&str, Evidence); 2] = [("sockets", Evidence::Sockets), ("flows", Evidence::Flows)];
+pub(super) const EVIDENCES: [(&str, Evidence); 2] =
+    [("sockets", Evidence::Sockets), ("flows", Evidence::Flows)];
 
 impl Protocol {
     /// The word of the configuration file, as for the others below.

@@ -2,6 +2,7 @@
 
 pub mod announce;
 pub mod audit;
+pub mod bundle;
 pub mod census;
 pub mod check;
 pub mod clock;
@@ -22,6 +23,7 @@ pub mod notes;
 pub mod packet_socket;
 pub mod probe;
 pub mod realtime;
+pub mod replica;
 pub mod report;
 pub mod resets;
 pub mod roads;

@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod audit;
+pub mod bundle;
 pub mod check;
 pub mod doctor;
 pub mod farm;

@@ -4,7 +4,7 @@
 //! and the default ones. A rule over a resource that is not known yet is undecided: a wait rule then keeps the module
 //! from starting, another does nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::config::Module;
 use crate::config::upkeep::Expression;
@@ -221,7 +221,7 @@ impl Book {
                 rule: rule.name.clone(),
                 action: rule.action,
                 services: rule.services.clone(),
-                why: format!("rule {}: {}", rule.name, values(&rule.when, sight).join(", ")),
+                why: format!("rule {}: {}", rule.name, reasons(&rule.when, sight).join(", ")),
             })
             .collect();
         holding.sort_by_key(|it| rank(it.action));
@@ -232,7 +232,7 @@ impl Book {
     pub fn undecided_waits(&self, sight: Sight<'_>) -> Vec<String> {
         let waits = self.0.iter().filter(|rule| rule.action == Action::Wait);
         let open = waits.filter(|rule| truth(&rule.when, sight) == Truth::Undecided);
-        open.map(|rule| format!("rule {} is undecided: {}", rule.name, values(&rule.when, sight).join(", ")))
+        open.map(|rule| format!("rule {} is undecided: {}", rule.name, reasons(&rule.when, sight).join(", ")))
             .collect()
     }
 
@@ -247,7 +247,7 @@ impl Book {
                 Truth::No => Some(false),
                 Truth::Undecided => None,
             },
-            because: values(&rule.when, sight),
+            because: reasons(&rule.when, sight),
         };
         self.0.iter().map(state).collect()
     }
@@ -285,6 +285,14 @@ fn truth(expression: &Expression, sight: Sight<'_>) -> Truth {
             Truth::any(operands(name, sight).iter().map(|(_, value)| compare(value)))
         }
     }
+}
+
+/// Each once: several nodes may be in one state.
+fn reasons(when: &Expression, sight: Sight<'_>) -> Vec<String> {
+    let mut reasons = values(when, sight);
+    let mut known = BTreeSet::new();
+    reasons.retain(|reason| known.insert(reason.clone()));
+    reasons
 }
 
 fn values(expression: &Expression, sight: Sight<'_>) -> Vec<String> {

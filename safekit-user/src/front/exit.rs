@@ -18,6 +18,8 @@ pub enum Exit {
 }
 
 impl Exit {
+    pub const ALL: [Self; 5] = [Self::Done, Self::Failed, Self::Usage, Self::Degraded, Self::Unreachable];
+
     pub const fn code(self) -> u8 {
         match self {
             Self::Done => 0,
@@ -25,6 +27,17 @@ impl Exit {
             Self::Usage => 2,
             Self::Degraded => 3,
             Self::Unreachable => 4,
+        }
+    }
+
+    /// For the manual.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Done => "It did what it was asked.",
+            Self::Failed => "It was understood and could not be done.",
+            Self::Usage => "The command line was not understood.",
+            Self::Degraded => "It was done, and something needs attention.",
+            Self::Unreachable => "The daemon, or the other node, could not be reached.",
         }
     }
 }

@@ -131,17 +131,37 @@ impl Desk {
                 &format!("name one of: {}", known.join(", ")),
             );
         }
+        // A module's commands to all are for all that have it.
+        let having = match module_of(each).filter(|_| names.is_empty()) {
+            None => None,
+            Some(name) => match config.modules.iter().find(|module| module.name == name) {
+                Some(module) => Some(&module.nodes),
+                None => {
+                    let known: Vec<&str> = config.modules.iter().map(|module| module.name.as_str()).collect();
+                    return refused(
+                        &format!("there is no module {name}"),
+                        &format!("name one of: {}", known.join(", ")),
+                    );
+                }
+            },
+        };
+        let is_wanted = |node: NodeId| {
+            if names.is_empty() {
+                having.is_none_or(|nodes| nodes.contains(&node))
+            } else {
+                names.iter().any(|name| name == config.name(node))
+            }
+        };
         let mut asked = JoinSet::new();
         for node in (0..config.cluster.nodes.len()).map(|node| NodeId(node as u8)) {
-            let wanted = names.is_empty() || names.iter().any(|name| name == config.name(node));
-            if wanted && node != self.cluster.me() {
+            if is_wanted(node) && node != self.cluster.me() {
                 let (cluster, each, by) = (self.cluster.clone(), each.clone(), by.to_owned());
                 asked.spawn(async move { (node, cluster.ask(node, each, &by, OTHER_NODE).await) });
             }
         }
         let me = self.cluster.me();
         let mut answers = Vec::new();
-        if names.is_empty() || names.iter().any(|name| name == config.name(me)) {
+        if is_wanted(me) {
             answers.push((me, Answer::Said(Box::pin(self.answer(each.clone(), by, None)).await)));
         }
         while let Some(Ok((node, answer))) = asked.join_next().await {

@@ -8,29 +8,19 @@ use safekit::driver::check::Remote;
 use safekit::driver::cluster::Cluster;
 use safekit::driver::daemon::Running;
 use safekit::driver::journal::Journal;
-use safekit::driver::modules::{Ground, Happened, Level, Modules, groups_of, own_modules, share_at_start};
+use safekit::driver::modules::{Ground, Happened, Level, Memory, Modules};
+use safekit::types::NodeId;
 use safekit::types::journal::{self, Note};
-use safekit::types::{GroupId, NodeId};
 use tokio::sync::{mpsc, watch};
 
 /// Lines for the journal that wait to be written; more are left out, and are in the log.
 const HAPPENED_MAX: usize = 256;
 
-/// How well this node's applications are before anything is done: what the other nodes are told first.
-pub(super) fn health(config: &Config, me: NodeId, state_dir: &Path) -> Vec<(GroupId, u8)> {
-    let modules = own_modules(config, me).into_iter();
-    let of_module = modules.flat_map(|module| {
-        let share = share_at_start(module, state_dir);
-        groups_of(config, module).into_iter().map(move |group| (group, share))
-    });
-    of_module.collect()
-}
-
 /// Starts them, and lets the other nodes know of them.
 pub(super) fn start(
     config: &Config,
     me: NodeId,
-    state_dir: &Path,
+    (state_dir, memory): (&Path, Memory),
     running: &Running,
     cluster: &Cluster,
     journal: &Journal,
@@ -45,7 +35,7 @@ pub(super) fn start(
         remotes: remotes(cluster),
         happened,
     };
-    let modules = Modules::start(&ground);
+    let modules = Modules::start(ground, memory);
     tokio::spawn(tell(modules.clone(), cluster.clone()));
     tokio::spawn(write_down(news, journal.clone()));
     modules

@@ -25,7 +25,7 @@ impl Desk {
             return refused("the system has no random numbers", "try again in a moment");
         };
         let begun = ring.other.is_some();
-        let next = "bring it back, then `safekit keygen --rotate` again";
+        let next = "mend what is named, then `safekit keygen --rotate` again";
         if let Err(why) = self.step_everywhere(&KeyStep::Probe).await {
             return refused(&format!("nothing was changed: {why}"), next);
         }

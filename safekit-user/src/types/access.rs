@@ -121,7 +121,11 @@ mod tests {
     #[test]
     fn what_is_done_on_many_nodes_needs_the_role_that_it_needs_on_one() {
         let wish = Wish::Drain { target: "web2".into() };
-        let on = |each: Command| Command::On { nodes: vec!["web1".into()], each: Box::new(each), by: String::new() };
+        let on = |each: Command| Command::On {
+            nodes: vec!["web1".into()],
+            each: Box::new(each),
+            by: String::new(),
+        };
         for (command, needs, audited) in [
             (Command::Status, Access::Monitor, None),
             (Command::Adjust { wish: wish.clone(), dry_run: true }, Access::Monitor, None),

@@ -152,6 +152,8 @@ pub enum Reply {
         resource: ResourceInfo,
         /// The newest last; bounded.
         history: Vec<ResourceChange>,
+        /// Now, by the clock of the node that answers.
+        taken: Instant,
     },
     Rules {
         rules: Vec<RuleState>,

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod bits;
+pub mod bundle;
 pub mod cluster;
 pub mod command;
 pub mod doctor;

@@ -142,7 +142,7 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// The word of the command line.
+    /// The word of the command line, and of causes.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Start => "start",
@@ -173,6 +173,25 @@ pub enum Script {
     /// On SECOND, and on ALONE in its place.
     StartSec,
     StopSec,
+}
+
+impl Script {
+    /// The word of the configuration file, of `--script` and of causes.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Prestart => "prestart",
+            Self::Poststop => "poststop",
+            Self::Transition => "transition",
+            Self::StartBoth => "start_both",
+            Self::StopBoth => "stop_both",
+            Self::StartPrim => "start_prim",
+            Self::StopPrim => "stop_prim",
+            Self::StartSecond => "start_second",
+            Self::StopSecond => "stop_second",
+            Self::StartSec => "start_sec",
+            Self::StopSec => "stop_sec",
+        }
+    }
 }
 
 /// One run of a script; never used twice in the life of a daemon.

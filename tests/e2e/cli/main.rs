@@ -1,6 +1,9 @@
 //! The command line as users and scripts meet it: the real binary, its exit codes and its words.
 
 mod faulty;
+mod schema;
+mod stage;
+mod verbs;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -6,15 +6,19 @@
 //!   failover   time without service after a kill            ours (default, fast) · keepalived with HAProxy (three timings)
 //! ```
 //!
+//! `bench modules`, which has no rivals: many modules on one node.
+//!
 //! Rounds of all contestants are interleaved, so that a busy machine slows them alike; medians are reported, with the
 //! lowest and the highest round beside them.
 
+pub mod application;
 pub mod cases;
 pub mod cpu;
 pub mod dropping;
 pub mod exchange;
 pub mod failover;
 pub mod load;
+pub mod modules;
 pub mod page;
 pub mod report;
 pub mod rivals;

@@ -168,7 +168,7 @@ fn at_least(goal: &'static str, measured: f64, bar: f64) -> Goal {
     Goal { goal, measured, bar, met: measured >= bar }
 }
 
-fn at_most(goal: &'static str, measured: f64, bar: f64) -> Goal {
+pub(super) fn at_most(goal: &'static str, measured: f64, bar: f64) -> Goal {
     Goal { goal, measured, bar, met: measured <= bar }
 }
 

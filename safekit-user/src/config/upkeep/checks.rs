@@ -12,15 +12,15 @@ use super::{CHECK_INTERVAL_DEFAULT, CHECK_TIMEOUT_DEFAULT, Check, CheckKind, Mod
 use crate::types::NodeId;
 use crate::types::module::Action;
 
-const CHECKS_MAX: usize = 64;
+pub(in super::super) const CHECKS_MAX: usize = 64;
 /// Processes and repetitions.
-const COUNT_MAX: u32 = 100_000;
+pub(in super::super) const COUNT_MAX: u32 = 100_000;
 /// More often than that, looking costs more than what is looked at.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// Of a compiled regular expression, as those who use it have it.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
 
-const CHECK: Keys = Keys {
+pub(in super::super) const CHECK: Keys = Keys {
     of: "a check",
     known: &[
         "name",
@@ -40,7 +40,7 @@ const CHECK: Keys = Keys {
     ],
     later: &[],
 };
-pub(super) const WHENS: [(&str, When); 5] = [
+pub(in super::super) const WHENS: [(&str, When); 5] = [
     ("pre", When::Pre),
     ("up", When::Up),
     ("both", When::Both),
@@ -51,7 +51,7 @@ pub(super) const WHENS: [(&str, When); 5] = [
 const WHENS_LATER: [&str; 2] = ["prim", "second"];
 
 /// A kind, its keys, and what a check of it does where the file says nothing.
-const KINDS: [(&str, Keys, When, Action); 9] = [
+pub(in super::super) const CHECK_KINDS: [(&str, Keys, When, Action); 9] = [
     (
         "process",
         keys(
@@ -161,7 +161,7 @@ fn check(node: &Node, nodes: Option<&[super::super::Node]>, findings: &mut Findi
     let check_name = fields
         .required("name", "name: http", findings)
         .and_then(|node| name(node, "the name of a check", findings));
-    let mut found = KINDS.iter().filter(|(word, ..)| fields.has(word));
+    let mut found = CHECK_KINDS.iter().filter(|(word, ..)| fields.has(word));
     let (kind, more) = (found.next(), found.next());
     let Some((word, keys, when, action)) = kind else {
         let hint = "add one of process, tcp, http, ping, link, address, module, custom, witness";

@@ -5,8 +5,13 @@ pub mod expression;
 mod read;
 mod show;
 
+pub(super) use checks::{CHECK, CHECK_KINDS, CHECKS_MAX, COUNT_MAX, WHENS};
 pub use expression::Expression;
 pub use read::DEFAULT_RULES;
+pub(super) use read::{
+    ACTIONS, AFTER_MAX_LOOP, BOOTS, FAILOVER, FAILOVER_RULE, FAILOVER_RULES_MAX, ON_FAILURE, SCRIPT, SCRIPTS,
+    SERVICES_MAX, START, TRAFFIC, VARIABLES_MAX,
+};
 pub(super) use read::{Others, follow_up, upkeep};
 pub(super) use show::UpkeepView;
 

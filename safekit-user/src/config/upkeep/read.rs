@@ -15,8 +15,8 @@ use super::{
 };
 use crate::types::module::{Action, Script};
 
-const START: Keys = Keys { of: "`start`", known: &["boot", "delay"], later: &[] };
-const SCRIPTS: Keys = Keys {
+pub(in super::super) const START: Keys = Keys { of: "`start`", known: &["boot", "delay"], later: &[] };
+pub(in super::super) const SCRIPTS: Keys = Keys {
     of: "`scripts`",
     known: &[
         "directory",
@@ -32,10 +32,12 @@ const SCRIPTS: Keys = Keys {
     // Of a mirror: here they would never run.
     later: &["start_prim", "stop_prim", "start_second", "stop_second", "start_sec", "stop_sec"],
 };
-const SCRIPT: Keys = Keys { of: "a script", known: &["run", "timeout"], later: &[] };
-const FAILOVER: Keys = Keys { of: "`failover`", known: &["automatic", "rules", "disable"], later: &[] };
-const RULE: Keys = Keys { of: "a failover rule", known: &["name", "when", "do"], later: &[] };
-const TRAFFIC: Keys =
+pub(in super::super) const SCRIPT: Keys = Keys { of: "a script", known: &["run", "timeout"], later: &[] };
+pub(in super::super) const FAILOVER: Keys =
+    Keys { of: "`failover`", known: &["automatic", "rules", "disable"], later: &[] };
+pub(in super::super) const FAILOVER_RULE: Keys =
+    Keys { of: "a failover rule", known: &["name", "when", "do"], later: &[] };
+pub(in super::super) const TRAFFIC: Keys =
     Keys { of: "`traffic`", known: &["on_failure", "slow_start", "drain_on_stop"], later: &[] };
 
 /// `start` and `stop` are the short words of farms and light modules.
@@ -48,7 +50,7 @@ const WORDS: [(&str, Script); 7] = [
     ("start_both", Script::StartBoth),
     ("stop_both", Script::StopBoth),
 ];
-pub(super) const ACTIONS: [(&str, Action); 7] = [
+pub(in super::super) const ACTIONS: [(&str, Action); 7] = [
     ("restart", Action::Restart),
     ("restart_service", Action::RestartService),
     ("stopstart", Action::Stopstart),
@@ -59,16 +61,18 @@ pub(super) const ACTIONS: [(&str, Action); 7] = [
 ];
 /// Only a mirror has roles to exchange.
 const ACTIONS_LATER: [&str; 1] = ["swap"];
-pub(super) const ON_FAILURE: [(&str, OnFailure); 2] =
+pub(in super::super) const ON_FAILURE: [(&str, OnFailure); 2] =
     [("drain", OnFailure::Drain), ("reset", OnFailure::Reset)];
-pub(super) const AFTER_MAX_LOOP: [(&str, AfterMaxLoop); 2] =
+pub(in super::super) const AFTER_MAX_LOOP: [(&str, AfterMaxLoop); 2] =
     [("stop", AfterMaxLoop::Stop), ("backoff", AfterMaxLoop::Backoff)];
+pub(in super::super) const BOOTS: [(&str, Boot); 3] =
+    [("on", Boot::On), ("off", Boot::Off), ("auto", Boot::Auto)];
 /// Written in the same language, beside the rules that checks bring along.
 pub const DEFAULT_RULES: [&str; 4] = ["module_failure", "link_failure", "address_failure", "witness_failure"];
 
-const SERVICES_MAX: usize = 32;
-const VARIABLES_MAX: usize = 128;
-const RULES_MAX: usize = 64;
+pub(in super::super) const SERVICES_MAX: usize = 32;
+pub(in super::super) const VARIABLES_MAX: usize = 128;
+pub(in super::super) const FAILOVER_RULES_MAX: usize = 64;
 const LOOPS_MAX: u32 = 1000;
 
 /// Modules that others refer to, once all are read.
@@ -186,13 +190,7 @@ fn start(node: &Node, findings: &mut Findings) -> Option<(Boot, Duration)> {
                 Boot::Off
             }
         }
-        Some(node) => choice(
-            node,
-            "boot",
-            &[("on", Boot::On), ("off", Boot::Off), ("auto", Boot::Auto)],
-            &[],
-            findings,
-        )?,
+        Some(node) => choice(node, "boot", &BOOTS, &[], findings)?,
     };
     let delay = match fields.optional("delay") {
         Some(node) => duration(node, "delay", findings)?,
@@ -378,7 +376,7 @@ fn failover(node: &Node, checks: &[Check], findings: &mut Findings) -> Option<Fa
     if let Some(node) = fields.optional("rules") {
         let example = "{ name: slow_link, when: \"link.lan == down\", do: wait }";
         let mut seen = Unique::default();
-        for item in list(node, "rules", RULES_MAX, example, findings)? {
+        for item in list(node, "rules", FAILOVER_RULES_MAX, example, findings)? {
             let rule = rule(item, checks, findings)?;
             if let Err(first) = seen.insert(rule.name.clone(), item.mark) {
                 let message = format!("the rule {} is there twice", rule.name);
@@ -389,7 +387,7 @@ fn failover(node: &Node, checks: &[Check], findings: &mut Findings) -> Option<Fa
     }
     let mut disabled = Vec::new();
     if let Some(node) = fields.optional("disable") {
-        for item in list(node, "disable", RULES_MAX, "module_failure", findings)? {
+        for item in list(node, "disable", FAILOVER_RULES_MAX, "module_failure", findings)? {
             let rules: Vec<(&str, &str)> = DEFAULT_RULES.iter().map(|rule| (*rule, *rule)).collect();
             disabled.push(choice(item, "disable", &rules, &[], findings)?.to_owned());
         }
@@ -398,7 +396,7 @@ fn failover(node: &Node, checks: &[Check], findings: &mut Findings) -> Option<Fa
 }
 
 fn rule(node: &Node, checks: &[Check], findings: &mut Findings) -> Option<FailoverRule> {
-    let fields = Fields::open(node, &RULE, findings)?;
+    let fields = Fields::open(node, &FAILOVER_RULE, findings)?;
     let rule_name = fields
         .required("name", "name: slow_link", findings)
         .and_then(|node| rule_name(node, checks, findings));

@@ -8,7 +8,6 @@ use super::super::{Config, duration};
 use super::checks::WHENS;
 use super::read::{ACTIONS, AFTER_MAX_LOOP, ON_FAILURE};
 use super::{Boot, Check, CheckKind, ModuleAt, Upkeep, Witness};
-use crate::types::module::Script;
 
 /// The keys of a module that are about its application; `traffic` only where there is some.
 #[derive(Serialize)]
@@ -78,25 +77,9 @@ fn scripts(upkeep: &Upkeep) -> Value {
     let directory = upkeep.directory.display().to_string();
     let one = |spec: &super::ScriptSpec| {
         let timeout = duration::print(spec.timeout);
-        (key(spec.script), mapping([("run", spec.run.as_str().into()), ("timeout", timeout.into())]))
+        (spec.script.word(), mapping([("run", spec.run.as_str().into()), ("timeout", timeout.into())]))
     };
     mapping([("directory", directory.into())].into_iter().chain(upkeep.scripts.iter().map(one)))
-}
-
-fn key(script: Script) -> &'static str {
-    match script {
-        Script::Prestart => "prestart",
-        Script::Poststop => "poststop",
-        Script::Transition => "transition",
-        Script::StartBoth => "start_both",
-        Script::StopBoth => "stop_both",
-        Script::StartPrim => "start_prim",
-        Script::StopPrim => "stop_prim",
-        Script::StartSecond => "start_second",
-        Script::StopSecond => "stop_second",
-        Script::StartSec => "start_sec",
-        Script::StopSec => "stop_sec",
-    }
 }
 
 fn check_view(check: &Check, config: &Config) -> Value {

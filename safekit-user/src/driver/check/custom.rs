@@ -46,11 +46,13 @@ impl Custom {
     }
 }
 
-/// `exit status: 3: no space left`
+/// `exit code 3: no space left`
 pub(super) fn ended(status: ExitStatus, last_line: &str) -> String {
+    // A signal has words of its own.
+    let how = status.code().map_or_else(|| status.to_string(), |code| format!("exit code {code}"));
     match last_line {
-        "" => status.to_string(),
-        line => format!("{status}: {line}"),
+        "" => how,
+        line => format!("{how}: {line}"),
     }
 }
 

@@ -101,4 +101,12 @@ impl Sight {
             Self::Told => Box::pin(std::future::pending()),
         }
     }
+
+    /// Ends when a look is worth it although nothing has stirred: where events may come late.
+    pub(super) async fn differs(&self) {
+        match self {
+            Self::Link(it) => it.differs().await,
+            _ => std::future::pending().await,
+        }
+    }
 }

@@ -176,7 +176,10 @@ impl Task {
         Box::pin(async move {
             sleep(pause).await;
             loop {
-                stir.notified().await;
+                tokio::select! {
+                    () = stir.notified() => {}
+                    () = sight.differs() => {}
+                }
                 // A look that does not end says nothing; the next probe will.
                 if let Ok(seen) = timeout(limit, sight.look()).await {
                     return seen;

@@ -11,10 +11,12 @@ use tokio::time::sleep;
 use super::Cluster;
 use super::store::{Store, hash};
 use crate::config::change::Change;
-use crate::config::{self, Config, key};
+use crate::config::upkeep::Boot;
+use crate::config::{self, Config, Module, key};
 use crate::driver::clock;
 use crate::driver::datapath::Plan;
-use crate::engine::apply::{Apply, Conclusion, Input, Output, Stored};
+use crate::driver::modules::own_modules;
+use crate::engine::apply::{Apply, Asked, Conclusion, Input, Output, Stored};
 use crate::engine::farm::rank::Ranks;
 use crate::types::cluster::{ApplyMessage, ConfigEntry, ConfigIdentity, Effect, Proposal};
 use crate::types::{Bucket, Command, NodeId, NodeSet, Reply};
@@ -129,8 +131,11 @@ impl Applier {
         self.engine.handle(input, clock::now());
         while let Some(output) = self.engine.poll_output() {
             match output {
-                Output::Check(proposal) => {
-                    let verdict = self.check(&proposal.text).map(|(_, effect)| effect);
+                Output::Check(proposal, asked) => {
+                    let verdict = self.check(&proposal.text).and_then(|(new, effect)| match asked {
+                        Asked::Beforehand => self.takes_no_running_module_away(&new).map(|()| effect),
+                        Asked::Afterwards => Ok(effect),
+                    });
                     let version = proposal.version;
                     self.engine.handle(Input::Checked { version, verdict }, clock::now());
                 }
@@ -182,8 +187,21 @@ impl Applier {
         let me = new.node(own).ok_or_else(|| format!("it has no node {own}, which this node is"))?;
         key::read_key(&new.cluster.key_file).map_err(|error| format!("{error}; {}", error.next_step()))?;
         Plan::of(&new, me, [0; 16]).map_err(|error| error.to_string())?;
-        let effect = effect(old, &new);
+        let effect = effect(old, &new, own);
         Ok((new, effect))
+    }
+
+    /// Its application would run on, and nobody would know of it.
+    fn takes_no_running_module_away(&self, new: &Config) -> Result<(), String> {
+        let own = self.running.name(self.cluster.me());
+        let keeps = |name: &str| modules_on(new, own).iter().any(|module| module.name == name);
+        match self.cluster.running_modules().into_iter().find(|report| !keeps(&report.module)) {
+            None => Ok(()),
+            Some(report) => Err(format!(
+                "module {0} is {1} here and would be left to itself: `safekit stop {0} --node {own}` first",
+                report.module, report.state.role
+            )),
+        }
     }
 
     /// It is on the disk; now this daemon, or its successor, goes by it.
@@ -271,7 +289,16 @@ fn new_engine(cluster: &Cluster, stored: Stored) -> Apply {
     Apply::new(cluster.me(), names, stored, clock::now())
 }
 
-fn effect(old: &Config, new: &Config) -> Effect {
+/// In the order of the file.
+fn modules_on<'c>(config: &'c Config, node: &str) -> Vec<&'c Module> {
+    match config.node(node) {
+        Some(node) => own_modules(config, node),
+        None => Vec::new(),
+    }
+}
+
+/// What happens on the node of that name.
+fn effect(old: &Config, new: &Config, own: &str) -> Effect {
     let mut lines = Vec::new();
     let hand_over = match Change::of(old, new) {
         Change::Nothing => {
@@ -279,7 +306,8 @@ fn effect(old: &Config, new: &Config) -> Effect {
             None
         }
         Change::Upkeep(modules) => {
-            lines.push(format!("taken while it runs: the upkeep of {}", modules.join(", ")));
+            lines
+                .push(format!("scripts, checks and rules of {} change while it runs", modules.join(" and ")));
             None
         }
         Change::HandOver(about) => Some(format!(
@@ -288,8 +316,22 @@ fn effect(old: &Config, new: &Config) -> Effect {
         )),
     };
     lines.extend(hand_over.iter().cloned());
+    lines.extend(come_and_go(&modules_on(old, own), &modules_on(new, own)));
     lines.extend(moves(old, new));
     Effect { hand_over, lines }
+}
+
+/// Applications are started and stopped for these alone: a change of a module leaves its application running.
+fn come_and_go(old: &[&Module], new: &[&Module]) -> Vec<String> {
+    let lacks = |list: &[&Module], name: &str| list.iter().all(|module| module.name != name);
+    let come = new.iter().filter(|module| lacks(old, &module.name)).map(|module| match module.upkeep.boot {
+        Boot::On => format!("module {} is new here and starts at once", module.name),
+        Boot::Off | Boot::Auto => {
+            format!("module {0} is new here: `safekit start {0}` starts it", module.name)
+        }
+    });
+    let gone = old.iter().filter(|module| lacks(new, &module.name));
+    come.chain(gone.map(|module| format!("module {} goes from here", module.name))).collect()
 }
 
 /// Buckets that get another owner while all nodes are there.

@@ -30,7 +30,7 @@ use tls::Identities;
 use crate::config::Config;
 use crate::driver::clock;
 use crate::types::cluster::{LinkInfo, LinksInfo};
-use crate::types::module::ModuleReport;
+use crate::types::module::{ModuleReport, Role};
 use crate::types::{ClusterKey, Command, ConfigIdentity, Instant, NodeId, Reply};
 use crate::wire::link::{Hello, VERSION};
 
@@ -174,6 +174,12 @@ impl Cluster {
             news.reports = reports;
             new
         });
+    }
+
+    /// The modules of this node that are not stopped.
+    pub(super) fn running_modules(&self) -> Vec<ModuleReport> {
+        let news = self.0.news.borrow();
+        news.reports.iter().filter(|it| it.state.role != Role::Stop).cloned().collect()
     }
 
     /// What the other nodes said last, by node.

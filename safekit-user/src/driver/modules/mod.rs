@@ -9,9 +9,9 @@
 //!
 //! The keeper decides nothing: what follows from what is in `engine/module`, `engine/rules` and `engine/check`.
 
-mod answers;
 mod board;
 mod keeper;
+mod memory;
 mod share;
 mod valve;
 
@@ -23,12 +23,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::inbox::Inbox;
 use super::{check, clock};
 use crate::config::{Config, Kind, Module};
-use crate::types::module::{ModuleReport, Verb};
+use crate::types::module::ModuleReport;
 use crate::types::{Command, GroupId, ModuleInfo, ModuleState, NodeId, Reply, Snapshot};
 
 pub use board::Board;
 use keeper::Keeper;
-pub use keeper::share_at_start;
+pub use memory::Memory;
 
 /// Questions under way to one module; more wait in their clients' tasks.
 const ASKS_MAX: usize = 16;
@@ -93,20 +93,21 @@ pub struct Modules {
 
 impl Modules {
     /// Starts a keeper for each module that this node takes part in.
-    pub fn start(ground: &Ground) -> Self {
+    pub fn start(ground: Ground, memory: Memory) -> Self {
+        let ground = Arc::new(ground);
         let mine = own_modules(&ground.config, ground.me);
         let board = Board::new(
             mine.iter().map(|module| unheard(module)).collect(),
             mine.iter().map(|module| unseen(module)).collect(),
         );
         let names = mine.iter().map(|module| module.name.clone()).collect();
-        let start = |(place, module): (usize, &&Module)| {
+        let start = |(place, found): (usize, memory::Found)| {
             let (asks, asked) = mpsc::channel(ASKS_MAX);
-            let keeper = Keeper::new((*module).clone(), place, ground, board.clone());
+            let keeper = Keeper::new(found, place, &ground, board.clone());
             tokio::spawn(keeper.run(asked));
             asks
         };
-        let keepers = mine.iter().enumerate().map(start).collect();
+        let keepers = memory.modules.into_iter().enumerate().map(start).collect();
         Self { names: Arc::new(names), keepers: Arc::new(keepers), board }
     }
 
@@ -219,16 +220,5 @@ fn unseen(module: &Module) -> ModuleInfo {
         checks: Vec::new(),
         resources: Vec::new(),
         remotes: Vec::new(),
-    }
-}
-
-/// What a verb is called in causes.
-pub(crate) const fn word(verb: Verb) -> &'static str {
-    match verb {
-        Verb::Start => "start",
-        Verb::Stop => "stop",
-        Verb::Restart => "restart",
-        Verb::Stopstart => "stopstart",
-        Verb::Forcestop => "forcestop",
     }
 }

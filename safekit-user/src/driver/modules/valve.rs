@@ -87,15 +87,12 @@ impl Valve {
             self.tell(now);
         }
         let waiting = self.waiting.as_ref()?;
-        let farm = snapshot.farms.iter().find(|farm| farm.module == self.module)?;
-        let place = usize::from(self.me.0);
-        let in_force = self.told == Some(self.wanted)
-            && farm.groups.iter().all(|group| group.health.get(place) == Some(&self.wanted));
         let done = match waiting.gate {
-            Gate::Open => in_force,
+            Gate::Open => self.is_in_force(snapshot),
             Gate::Closed => {
                 let overdue = waiting.until.is_some_and(|until| until <= now);
-                overdue || in_force && (waiting.until.is_none() || is_drained(farm))
+                overdue
+                    || self.is_in_force(snapshot) && (waiting.until.is_none() || self.is_drained(snapshot))
             }
         };
         if !done {
@@ -103,9 +100,23 @@ impl Valve {
         }
         self.waiting.take().map(|waiting| waiting.gate)
     }
-}
 
-/// A bucket that a node lost is in transition there while a connection lives in it: this end is exact.
-fn is_drained(farm: &FarmInfo) -> bool {
-    farm.groups.iter().all(|group| group.owned == 0 && group.transitional == 0)
+    /// All nodes give this one the share that it wants.
+    pub(super) fn is_in_force(&self, snapshot: &Snapshot) -> bool {
+        let place = usize::from(self.me.0);
+        let agreed =
+            |farm: &FarmInfo| farm.groups.iter().all(|group| group.health.get(place) == Some(&self.wanted));
+        self.told == Some(self.wanted) && self.farm(snapshot).is_some_and(agreed)
+    }
+
+    /// A bucket that a node lost is in transition there while a connection lives in it: this end is exact.
+    fn is_drained(&self, snapshot: &Snapshot) -> bool {
+        let empty =
+            |farm: &FarmInfo| farm.groups.iter().all(|group| group.owned == 0 && group.transitional == 0);
+        self.farm(snapshot).is_some_and(empty)
+    }
+
+    fn farm<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s FarmInfo> {
+        snapshot.farms.iter().find(|farm| farm.module == self.module)
+    }
 }

@@ -28,7 +28,6 @@ use tokio::task::JoinHandle;
 
 use super::clock;
 use crate::config::upkeep::ScriptSpec;
-use crate::engine::module::order::word;
 use crate::types::logs::sentence;
 use crate::types::module::{Role, RunId, Script, ScriptEnd};
 use records::{Heading, Kept};
@@ -101,7 +100,7 @@ impl Runner {
     pub fn run(&mut self, run: Run) {
         let (action, cause) = (run.action.clone(), run.cause.clone());
         let heading = Heading {
-            script: word(run.script),
+            script: run.script.word(),
             force: run.force,
             from: run.from.word(),
             to: run.to.word(),
@@ -244,7 +243,7 @@ impl Errand {
             && let Some(start) = counterpart(run.script)
         {
             // A forced stop leaves nothing running that the start script has left behind.
-            cgroup::kill_left_by(&self.place.module, word(start));
+            cgroup::kill_left_by(&self.place.module, start.word());
         }
         end
     }

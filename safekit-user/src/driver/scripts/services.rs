@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::output::{Output, last_line};
 use super::shell::{Limits, Reached};
+use crate::driver::clock;
 use crate::types::module::ScriptEnd;
 
 /// How to reach systemd.
@@ -46,8 +47,15 @@ struct Unit {
     sub: String,
     result: String,
     file: String,
-    /// Of its present or last start.
-    invocation: String,
+    /// Its full name: `nginx.service` for `nginx`.
+    id: String,
+}
+
+/// What became of a change.
+enum Verified {
+    Yes,
+    Down(Unit),
+    Still(String),
 }
 
 /// Why it did not come that far.
@@ -152,6 +160,7 @@ impl Systemctl {
     }
 
     async fn bring(&self, service: &str, change: Change, output: &Output) -> Result<(), Stopped> {
+        let begun = clock::now();
         let before = self.look(service).await.map_err(Stopped::NotStarted)?;
         if before.load != "loaded" {
             return match change.is_up() {
@@ -169,39 +178,47 @@ impl Systemctl {
             let _nobody = self.call(&["kill", "-s", "KILL", "--", service]).await;
         }
         let called = self.call(&[change.verb(), "--", service]).await;
-        self.verify(service, change, called.err(), output).await
+        match self.verify(service, change).await? {
+            Verified::Yes => Ok(()),
+            Verified::Still(state) => {
+                let more = called.err().map(|text| format!(": {text}")).unwrap_or_default();
+                Err(Stopped::Failed(format!("{service} is still {state}{more}")))
+            }
+            Verified::Down(unit) => {
+                let since = clock::now().since(begun);
+                Err(Stopped::Failed(self.why(service, &unit, called.err(), since, output).await))
+            }
+        }
     }
 
-    async fn verify(
-        &self,
-        service: &str,
-        change: Change,
-        complaint: Option<String>,
-        output: &Output,
-    ) -> Result<(), Stopped> {
+    async fn verify(&self, service: &str, change: Change) -> Result<Verified, Stopped> {
         loop {
             let unit = self.look(service).await.map_err(Stopped::Failed)?;
             match (change.is_up(), unit.active.as_str()) {
                 (true, "active") => {
                     sleep(SETTLE).await;
                     if self.look(service).await.map_err(Stopped::Failed)?.active == "active" {
-                        return Ok(());
+                        return Ok(Verified::Yes);
                     }
                 }
-                (false, "inactive" | "failed") => return Ok(()),
+                (false, "inactive" | "failed") => return Ok(Verified::Yes),
                 // On their way; the deadline of the run ends a journey without an end.
                 (_, "activating" | "deactivating" | "reloading" | "refreshing") => sleep(POLL).await,
-                (true, _) => return Err(Stopped::Failed(self.why(service, &unit, complaint, output).await)),
-                (false, state) => {
-                    let more = complaint.map(|text| format!(": {text}")).unwrap_or_default();
-                    return Err(Stopped::Failed(format!("{service} is still {state}{more}")));
-                }
+                (true, _) => return Ok(Verified::Down(unit)),
+                (false, _) => return Ok(Verified::Still(unit.active)),
             }
         }
     }
 
     /// The unit's last words, all of them into the log of the run.
-    async fn why(&self, service: &str, unit: &Unit, complaint: Option<String>, output: &Output) -> String {
+    async fn why(
+        &self,
+        service: &str,
+        unit: &Unit,
+        complaint: Option<String>,
+        since: Duration,
+        output: &Output,
+    ) -> String {
         let said = self.log(&["-n", JOURNAL_LINES, "-u", service]).await;
         for line in complaint.iter().flat_map(|text| text.lines()).chain(said.lines()) {
             output.say(line);
@@ -210,8 +227,10 @@ impl Systemctl {
         if !unit.result.is_empty() && unit.result != "success" {
             let _infallible = write!(text, ", result {}", unit.result);
         }
-        // What its own processes said in this start; else what systemd said about it.
-        let own = self.log(&["-n", "1", &format!("_SYSTEMD_INVOCATION_ID={}", unit.invocation)]).await;
+        // What its own processes said since; else what systemd said about it. Not by the invocation's id: the journal
+        // does not find that of a process which is already gone.
+        let since = format!("-{}ms", since.as_millis());
+        let own = self.log(&["-n", "1", "--since", &since, &format!("_SYSTEMD_UNIT={}", unit.id)]).await;
         let last = last_line(if own.is_empty() { said.as_bytes() } else { own.as_bytes() });
         if !last.is_empty() {
             let _infallible = write!(text, ": {last}");
@@ -230,7 +249,7 @@ impl Systemctl {
     }
 
     async fn look(&self, service: &str) -> Result<Unit, String> {
-        let wanted = "LoadState,ActiveState,SubState,Result,UnitFileState,InvocationID";
+        let wanted = "LoadState,ActiveState,SubState,Result,UnitFileState,Id";
         self.call(&["show", "-p", wanted, "--", service]).await.map(|text| parse(&text))
     }
 
@@ -313,6 +332,6 @@ fn parse(text: &str) -> Unit {
         sub: value("SubState"),
         result: value("Result"),
         file: value("UnitFileState"),
-        invocation: value("InvocationID"),
+        id: value("Id"),
     }
 }

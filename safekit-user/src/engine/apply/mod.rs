@@ -56,7 +56,7 @@ pub enum Input {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Could this node run it, and what would it do? Answered by [`Input::Checked`].
-    Check(Proposal),
+    Check(Proposal, Asked),
     /// Remember the promise over a restart, or forget it.
     Keep(Option<Proposal>),
     /// It is in force: store it, put it in place, run with it.
@@ -66,6 +66,15 @@ pub enum Output {
         message: Message,
     },
     Concluded(Conclusion),
+}
+
+/// Whether there is still a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// This node may say no.
+    Beforehand,
+    /// The others have it already.
+    Afterwards,
 }
 
 /// How a proposal of this node ended.
@@ -180,7 +189,7 @@ impl Apply {
         for to in self.others() {
             self.send(to, Message::Prepare { proposal: proposal.clone(), dry_run });
         }
-        self.outputs.push_back(Output::Check(proposal.clone()));
+        self.outputs.push_back(Output::Check(proposal.clone(), Asked::Beforehand));
         let (deadline, repeat_at) = (now + VOTE_TIMEOUT, now + REPEAT);
         self.leading =
             Some(Leading { proposal, dry_run, yes: BTreeMap::new(), deadline, repeat_at, done: None });
@@ -214,7 +223,7 @@ impl Apply {
             Message::Fetch => self.send(from, Message::Here { proposal: self.committed.clone() }),
             Message::Here { proposal } => {
                 if proposal.version > self.committed.version && self.checking.is_none() {
-                    self.outputs.push_back(Output::Check(proposal.clone()));
+                    self.outputs.push_back(Output::Check(proposal.clone(), Asked::Afterwards));
                     self.checking = Some((Purpose::Follow, proposal));
                 }
             }
@@ -246,7 +255,7 @@ impl Apply {
         if !dry_run {
             self.seen = proposal.version.number;
         }
-        self.outputs.push_back(Output::Check(proposal.clone()));
+        self.outputs.push_back(Output::Check(proposal.clone(), Asked::Beforehand));
         self.checking = Some((Purpose::Vote { proposer: from, dry_run }, proposal));
     }
 

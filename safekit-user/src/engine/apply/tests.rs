@@ -98,7 +98,7 @@ impl World {
 
     fn carry_out(&mut self, node: usize, output: Output, inputs: &mut VecDeque<Input>) {
         match output {
-            Output::Check(proposal) => {
+            Output::Check(proposal, _) => {
                 let verdict = verdict(node, &proposal.text);
                 inputs.push_back(Input::Checked { version: proposal.version, verdict });
             }

@@ -16,6 +16,7 @@
 //!
 //! Automatic actions count: more than `max_loop` allows, and the module stops, or waits longer and longer between tries.
 
+mod begin;
 mod causes;
 mod loops;
 pub mod order;
@@ -33,6 +34,7 @@ use crate::config::upkeep::{Boot, MaxLoop, When};
 use crate::types::Instant;
 use crate::types::module::{Action, Gate, ModuleState, Role, RunId, Script, ScriptEnd, Status, Verb};
 
+pub use begin::share_at_start;
 use loops::Loops;
 use scripts::{Running, Step};
 

@@ -51,23 +51,6 @@ pub fn is_stop(script: Script) -> bool {
     matches!(script, StopBoth | StopPrim | StopSec | StopSecond)
 }
 
-/// As operators write it in the configuration and in `--script`.
-pub const fn word(script: Script) -> &'static str {
-    match script {
-        Prestart => "prestart",
-        Poststop => "poststop",
-        Transition => "transition",
-        StartBoth => "start_both",
-        StopBoth => "stop_both",
-        StartPrim => "start_prim",
-        StopPrim => "stop_prim",
-        StartSecond => "start_second",
-        StopSecond => "stop_second",
-        StartSec => "start_sec",
-        StopSec => "stop_sec",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

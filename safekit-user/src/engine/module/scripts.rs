@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::order::{self, is_start, is_stop, word};
+use super::order::{self, is_start, is_stop};
 use super::{Automaton, Order, Output, Phase, Then};
 use crate::types::Instant;
 use crate::types::module::{Gate, Role, RunId, Script, ScriptEnd, Status};
@@ -101,7 +101,7 @@ impl Automaton {
             self.on();
             return;
         }
-        let failure = format!("{} {}", word(step.script), in_words(end, self.timeout(step.script)));
+        let failure = format!("{} {}", step.script.word(), in_words(end, self.timeout(step.script)));
         match self.phase {
             // Told, not asked.
             _ if step.script == Script::Transition => self.on(),

@@ -1,6 +1,5 @@
 //! One module and an obedient driver.
 
-use super::order::word;
 use super::*;
 use crate::config::upkeep::AfterMaxLoop;
 use crate::types::module::Script::{StartBoth, StopBoth};
@@ -69,7 +68,7 @@ impl Driver {
         match output {
             Output::Run(order) => {
                 let force = if order.force { " force" } else { "" };
-                self.ran.push(format!("{}{force}", word(order.script)));
+                self.ran.push(format!("{}{force}", order.script.word()));
                 let end = match &self.fails {
                     Some((script, end)) if *script == order.script && !order.force => end.clone(),
                     _ => ScriptEnd::Done,

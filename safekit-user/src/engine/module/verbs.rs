@@ -4,77 +4,14 @@ use std::time::Duration;
 
 use super::loops::Verdict;
 use super::scripts::Running;
-use super::{Automaton, Found, Output, Phase, Saved, Then};
-use crate::config::upkeep::{Boot, MaxLoop};
+use super::{Automaton, Output, Phase, Then};
+use crate::config::upkeep::MaxLoop;
 use crate::types::module::{Action, Gate, Role, Status, Verb};
 
 /// For the restart of some services.
 const SERVICES_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl Automaton {
-    pub(super) fn begin(&mut self, saved: Option<Saved>, same_machine_boot: bool) {
-        let boot = self.setup.boot;
-        let Some(saved) = saved else {
-            self.boot(boot == Boot::On);
-            return;
-        };
-        self.starts = saved.starts;
-        self.loops.restore(&saved.loops, saved.backoff, self.now);
-        let by_boot = match boot {
-            Boot::On => true,
-            Boot::Off => false,
-            Boot::Auto => saved.wanted,
-        };
-        if !same_machine_boot || saved.shut_down {
-            // A machine or a service that somebody has started again: a new beginning.
-            self.loops.forgive();
-        }
-        if !same_machine_boot || saved.shut_down && saved.how == Found::Down {
-            self.boot(by_boot);
-            return;
-        }
-        self.wanted = if saved.shut_down { by_boot } else { saved.wanted };
-        self.causes = saved.causes;
-        self.causes.truncate(super::CAUSES_MAX);
-        match saved.how {
-            Found::Up if !saved.shut_down => self.adopt(),
-            Found::Down if self.wanted => self.raise("the daemon has started again"),
-            Found::Down if self.causes.is_empty() => self.causes = vec!["it was stopped before".to_owned()],
-            Found::Down => {}
-            // Also what was on its way down with the daemon.
-            Found::Unknown | Found::Up => {
-                self.started = true;
-                self.then = if self.wanted { Then::Stopstart } else { Then::Stop };
-                self.action = "forcestop";
-                self.explain("the daemon ended while its scripts ran");
-                self.stop_scripts();
-            }
-        }
-    }
-
-    fn boot(&mut self, start: bool) {
-        self.wanted = start;
-        if !start {
-            self.causes = vec!["it is not started at boot (start: { boot: off })".to_owned()];
-            self.save();
-        } else if self.setup.boot_delay.is_zero() {
-            self.raise("started at boot");
-        } else {
-            self.causes = vec![format!("its start at boot waits {:?}", self.setup.boot_delay)];
-            let until = self.now + self.setup.boot_delay;
-            self.enter(Phase::Delayed(until), Role::Wait, Status::NotReady, "started at boot");
-        }
-    }
-
-    /// It has run all the time.
-    fn adopt(&mut self) {
-        self.started = true;
-        self.gate = Gate::Open;
-        self.causes.clear();
-        self.outputs.push_back(Output::Gate { gate: Gate::Open, drain: None });
-        self.enter(Phase::Up, Role::Up, Status::Ready, "the daemon has started again");
-    }
-
     pub(super) fn verb(&mut self, verb: Verb, by: &str) {
         if self.shutting_down.is_some() {
             return;

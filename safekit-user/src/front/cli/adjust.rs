@@ -40,7 +40,9 @@ pub struct UndrainArgs {
 
 #[derive(Args, Debug)]
 pub struct WeightArgs {
+    /// The module.
     pub module: String,
+    /// The node whose part it is.
     pub node: String,
     /// 0 to 1000, or `default` for what the configuration says.
     #[arg(value_parser = parse_weight)]
@@ -60,7 +62,8 @@ pub struct How {
     /// Return when the daemon has taken the wish.
     #[arg(long)]
     pub no_wait: bool,
-    #[arg(short, long, value_enum, default_value = "table")]
+    /// A table for people, or JSON for programs.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     pub output: Format,
     #[command(flatten)]
     pub asking: Asking,

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 
+use super::place::{Told, Where, of_module, tell_each};
 use super::resource::Word;
-use super::{Asking, Format, err, module, out};
-use crate::front::control_client::{Client, Error};
+use super::{Asking, Format, module, status};
+use crate::front::control_client::Error;
 use crate::front::exit::Exit;
-use crate::types::snapshot::API_VERSION;
 use crate::types::{Command, Reply};
 
 #[derive(Args, Debug)]
@@ -19,20 +20,24 @@ pub struct CheckArgs {
 
 #[derive(Subcommand, Debug)]
 pub enum What {
-    /// The checks of a module, and what they found last.
+    /// List the checks of a module, and what they found last.
     List(ListArgs),
-    /// Maintenance: nothing is checked, and nothing is restarted. Remembered over restarts.
+    /// Begin maintenance: nothing is checked, and nothing is restarted. Remembered over restarts.
     Off(OffArgs),
-    /// The end of maintenance.
+    /// End maintenance: checks and their actions are there again.
     On(OnArgs),
-    /// For a custom check with `reports: true`: what its program found.
+    /// Report what the program of a custom check with `reports: true` has found.
     Set(SetArgs),
 }
 
 #[derive(Args, Debug)]
 pub struct ListArgs {
+    /// The module.
     pub module: String,
-    #[arg(short, long, value_enum, default_value = "table")]
+    #[command(flatten)]
+    pub place: Where,
+    /// A table for people, or JSON for programs.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     pub output: Format,
     #[command(flatten)]
     pub asking: Asking,
@@ -40,28 +45,38 @@ pub struct ListArgs {
 
 #[derive(Args, Debug)]
 pub struct OffArgs {
+    /// The module.
     pub module: String,
     /// Switch them on again by themselves after so long.
     #[arg(long = "for", value_name = "DURATION", value_parser = crate::config::duration::parse)]
     pub span: Option<Duration>,
+    #[command(flatten)]
+    pub place: Where,
     #[command(flatten)]
     pub asking: Asking,
 }
 
 #[derive(Args, Debug)]
 pub struct OnArgs {
+    /// The module.
     pub module: String,
+    #[command(flatten)]
+    pub place: Where,
     #[command(flatten)]
     pub asking: Asking,
 }
 
 #[derive(Args, Debug)]
 pub struct SetArgs {
+    /// The module.
     pub module: String,
     /// Its name, without `custom.`.
     pub check: String,
+    /// What it is found to be.
     #[arg(value_enum)]
     pub state: Word,
+    #[command(flatten)]
+    pub place: Where,
     #[command(flatten)]
     pub asking: Asking,
 }
@@ -71,54 +86,43 @@ pub fn run(args: &CheckArgs) -> Exit {
         What::List(args) => list(args),
         What::Off(args) => {
             let for_ms = args.span.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
-            tell(&args.asking, &Command::Checks { module: args.module.clone(), on: false, for_ms })
+            let command = Command::Checks { module: args.module.clone(), on: false, for_ms };
+            let text = match args.span {
+                Some(time) => format!("the checks of {} are off for {}", args.module, status::span(time)),
+                None => format!("the checks of {0} are off until `safekit check on {0}`", args.module),
+            };
+            tell(&args.asking, &args.place, &command, &text)
         }
         What::On(args) => {
-            tell(&args.asking, &Command::Checks { module: args.module.clone(), on: true, for_ms: None })
+            let command = Command::Checks { module: args.module.clone(), on: true, for_ms: None };
+            tell(&args.asking, &args.place, &command, &format!("the checks of {} are on", args.module))
         }
-        What::Set(args) => tell(
-            &args.asking,
-            &Command::Report {
-                module: args.module.clone(),
-                check: args.check.clone(),
-                state: args.state.state(),
-            },
-        ),
+        What::Set(args) => {
+            let (module, check, state) = (args.module.clone(), args.check.clone(), args.state.state());
+            let text = format!("custom.{check} of {module} is reported {}", state.word());
+            tell(&args.asking, &args.place, &Command::Report { module, check, state }, &text)
+        }
     };
     result.unwrap_or_else(|error| error.report())
 }
 
 fn list(args: &ListArgs) -> Result<Exit, Error> {
-    let mut client = Client::connect(&args.asking.socket())?;
-    let Reply::Status { snapshot } = client.ask(&Command::Status)? else { return Err(Error::Unexpected) };
-    let Some(found) = snapshot.modules.iter().find(|module| module.name == args.module) else {
-        let known: Vec<&str> = snapshot.modules.iter().map(|module| module.name.as_str()).collect();
-        err(&format!(
-            "error: there is no module {} on this node\nnext: name one of: {}",
-            args.module,
-            known.join(", ")
-        ));
-        return Ok(Exit::Failed);
-    };
-    out(&match args.output {
-        Format::Json => {
-            format!("{:#}", serde_json::json!({ "apiVersion": API_VERSION, "checks": found.checks }))
-        }
-        Format::Table if found.checks.is_empty() => {
-            format!("{} has no checks: add `checks:` to its configuration", found.name)
-        }
-        Format::Table => module::checks(found, snapshot.taken).trim_end().to_owned(),
-    });
-    Ok(Exit::Done)
+    of_module(&args.asking, &args.place, args.output, &args.module, |module, taken| {
+        let text = if module.checks.is_empty() {
+            format!("{} has no checks: add `checks:` to its configuration", module.name)
+        } else {
+            module::checks(module, taken).trim_end().to_owned()
+        };
+        (text, json!({ "checks": module.checks }))
+    })
 }
 
-fn tell(asking: &Asking, command: &Command) -> Result<Exit, Error> {
-    match Client::connect(&asking.socket())?.ask(command)? {
-        Reply::Accepted { .. } => Ok(Exit::Done),
-        Reply::Refused { error, next_step } => {
-            err(&format!("error: {error}\nnext: {next_step}"));
-            Ok(Exit::Failed)
+/// `done` is said when a daemon has taken it.
+fn tell(asking: &Asking, place: &Where, command: &Command, done: &str) -> Result<Exit, Error> {
+    tell_each(asking, place, Format::Table, command, |reply| match reply {
+        Reply::Accepted { .. } => {
+            Ok(Told { text: done.to_owned(), value: json!({ "done": done }), exit: Exit::Done })
         }
         _ => Err(Error::Unexpected),
-    }
+    })
 }

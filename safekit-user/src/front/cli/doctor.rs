@@ -25,7 +25,8 @@ pub struct DoctorArgs {
     /// Print only what needs attention.
     #[arg(short, long)]
     pub quiet: bool,
-    #[arg(short, long, value_enum, default_value = "table")]
+    /// A table for people, or JSON for programs.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     pub output: Format,
     #[command(flatten)]
     pub asking: Asking,

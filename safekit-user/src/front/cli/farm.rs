@@ -30,7 +30,8 @@ pub struct ExplainArgs {
     /// The client's address, with its port where a rule balances by connection: `192.0.2.7:40312`, `[2001:db8::7]:40312`.
     #[arg(value_parser = parse_client)]
     pub client: (IpAddr, Option<u16>),
-    #[arg(short, long, value_enum, default_value = "table")]
+    /// A table for people, or JSON for programs.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     pub output: Format,
     #[command(flatten)]
     pub asking: Asking,

@@ -16,6 +16,7 @@ use crate::types::{Command, Reply};
 
 #[derive(Args, Debug)]
 pub struct LogsArgs {
+    /// The module.
     pub module: String,
     /// What this script has printed: `start_both`, `stop_prim`; `start` means all that start something.
     #[arg(long, value_name = "NAME")]
@@ -29,7 +30,8 @@ pub struct LogsArgs {
     /// On this node instead of the one that is asked.
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
-    #[arg(short, long, value_enum, default_value = "table")]
+    /// A table for people, or JSON for programs.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     pub output: Format,
     #[command(flatten)]
     pub asking: Asking,

@@ -13,11 +13,14 @@ pub mod events;
 pub mod farm;
 pub mod keygen;
 pub mod logs;
+pub mod manual;
 pub mod module;
 pub mod place;
 pub mod reload;
 pub mod resource;
+pub mod snapshot;
 pub mod status;
+pub mod verb;
 pub mod wait;
 
 use super::demo;
@@ -34,25 +37,25 @@ pub struct Cli {
 pub enum Verb {
     /// Run this node: virtual IP, packet filter, heartbeats. Ends cleanly on SIGTERM.
     Daemon(DaemonArgs),
-    /// How the cluster is, as this node sees it.
+    /// Show how the cluster is, as this node sees it.
     Status(status::StatusArgs),
     /// Wait until a module has reached a state.
     Wait(wait::WaitArgs),
-    /// Start a module on this node.
-    Start(module::VerbArgs),
-    /// Stop a module on this node: its traffic first, then its application.
-    Stop(module::VerbArgs),
+    /// Start a module, on this node where nothing else is said.
+    Start(verb::VerbArgs),
+    /// Stop a module: its traffic first, then its application.
+    Stop(verb::VerbArgs),
     /// Stop and start a module's application; the module keeps its role.
-    Restart(module::VerbArgs),
+    Restart(verb::VerbArgs),
     /// Stop a module, and start it again.
-    Stopstart(module::VerbArgs),
+    Stopstart(verb::VerbArgs),
     /// Stop a module at once: without waiting for connections, with forced scripts.
-    Forcestop(module::VerbArgs),
-    /// What watches a module; maintenance.
+    Forcestop(verb::VerbArgs),
+    /// Show what watches a module, and switch it off for maintenance.
     Check(check::CheckArgs),
-    /// What a module's scripts have printed, and how they ended.
+    /// Show what a module's scripts have printed, and how they ended.
     Logs(logs::LogsArgs),
-    /// What checks and rules know of a module.
+    /// Show or set what checks and rules know of a module.
     Resource(resource::ResourceArgs),
     /// Look into a module: its failover rules.
     Module(module::ModuleArgs),
@@ -72,10 +75,16 @@ pub enum Verb {
     Farm(farm::FarmArgs),
     /// Look at this node, and say what keeps the farm from working and what to type next.
     Doctor(doctor::DoctorArgs),
-    /// Check or show a configuration file.
+    /// Collect what helps to find a fault into one file, without secrets.
+    Snapshot(snapshot::SnapshotArgs),
+    /// Check a configuration file, show it, and give it to all nodes.
     Config(config::ConfigArgs),
-    /// Make a cluster key.
+    /// Make a cluster key, or give a running cluster another one.
     Keygen(keygen::KeygenArgs),
+    /// Print what a shell needs to complete commands and options.
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page, or write one for every command.
+    Man(manual::ManArgs),
     /// Show a whole farm on this machine: three nodes, a client, a failure, a return.
     Demo(demo::DemoArgs),
     /// The demo's web server.
@@ -119,6 +128,7 @@ impl Asking {
     }
 }
 
+/// How answers are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     Table,

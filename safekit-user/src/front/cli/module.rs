@@ -1,31 +1,18 @@
-//! `safekit start`, `stop`, `restart`, `stopstart`, `forcestop`: the verbs of a module, and `module explain`.
+//! `safekit module explain`, and what `safekit status` says of modules.
 
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 
+use super::place::{Told, Where, tell_each};
 use super::status::{plain_table, span, trimmed};
-use super::{Asking, Format, err, out};
-use crate::front::control_client::{Client, Error};
+use super::{Asking, Format};
+use crate::front::control_client::Error;
 use crate::front::exit::Exit;
 use crate::types::command::RuleState;
-use crate::types::module::{ModuleInfo, Role, Status, Verb};
-use crate::types::snapshot::API_VERSION;
+use crate::types::module::ModuleInfo;
 use crate::types::{Command, Instant, Reply, Snapshot};
-
-#[derive(Args, Debug)]
-pub struct VerbArgs {
-    /// The module, on this node.
-    pub module: String,
-    /// Give up waiting after so long; the module goes on.
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = crate::config::duration::parse)]
-    pub timeout: Duration,
-    /// Return when the daemon has taken the command.
-    #[arg(long)]
-    pub no_wait: bool,
-    #[command(flatten)]
-    pub asking: Asking,
-}
 
 #[derive(Args, Debug)]
 pub struct ModuleArgs {
@@ -41,88 +28,15 @@ pub enum What {
 
 #[derive(Args, Debug)]
 pub struct ExplainArgs {
+    /// The module.
     pub module: String,
-    #[arg(short, long, value_enum, default_value = "table")]
+    #[command(flatten)]
+    pub place: Where,
+    /// A table for people, or JSON for programs.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     pub output: Format,
     #[command(flatten)]
     pub asking: Asking,
-}
-
-const SILENCE_MAX: Duration = Duration::from_secs(5);
-
-/// Asks, then waits until the module has come to rest.
-pub fn run(args: &VerbArgs, verb: Verb) -> Exit {
-    match ask(args, verb) {
-        Ok(exit) => exit,
-        Err(error) => error.report(),
-    }
-}
-
-fn ask(args: &VerbArgs, verb: Verb) -> Result<Exit, Error> {
-    let mut client = Client::connect(&args.asking.socket())?;
-    match client.ask(&Command::Module { module: args.module.clone(), verb })? {
-        Reply::Accepted { .. } if args.no_wait => Ok(Exit::Done),
-        Reply::Accepted { at } => wait(&mut client, args, verb, at),
-        Reply::Refused { error, next_step } => {
-            err(&format!("error: {error}\nnext: {next_step}"));
-            Ok(Exit::Failed)
-        }
-        _ => Err(Error::Unexpected),
-    }
-}
-
-fn wait(client: &mut Client, args: &VerbArgs, verb: Verb, accepted: Instant) -> Result<Exit, Error> {
-    let deadline = crate::driver::clock::now() + args.timeout;
-    client.send(&Command::Watch)?;
-    let mut last = None;
-    loop {
-        let Reply::Status { snapshot } = client.receive(SILENCE_MAX)? else { return Err(Error::Unexpected) };
-        let module = snapshot.modules.iter().find(|module| module.name == args.module);
-        let Some(module) = module.filter(|_| snapshot.taken > accepted) else { continue };
-        let state = module.state;
-        if last.replace(state) != Some(state) {
-            out(&format!("{}: {state}{}", module.name, because(module)));
-        }
-        if let Some(exit) = outcome(module, verb) {
-            return Ok(exit);
-        }
-        if crate::driver::clock::now() >= deadline {
-            err(&format!(
-                "error: {} is {state} after {}\nnext: `safekit status {}`, or wait longer with --timeout",
-                module.name,
-                span(args.timeout),
-                module.name
-            ));
-            return Ok(Exit::Failed);
-        }
-    }
-}
-
-/// None while scripts run.
-fn outcome(module: &ModuleInfo, verb: Verb) -> Option<Exit> {
-    let wants_down = matches!(verb, Verb::Stop | Verb::Forcestop);
-    match (module.state.role, module.state.status) {
-        (_, Status::Transient) => None,
-        (Role::Stop, Status::NotReady | Status::Ready) if wants_down => Some(Exit::Done),
-        (Role::Up | Role::Alone | Role::Prim | Role::Second, Status::Ready) if !wants_down => {
-            Some(Exit::Done)
-        }
-        // Blocked, or given up: it does not go on by itself at once.
-        (Role::Stop | Role::Wait, Status::NotReady | Status::Ready) if !wants_down => {
-            if let Some(next_step) = &module.next_step {
-                err(&format!("next: {next_step}"));
-            }
-            Some(Exit::Failed)
-        }
-        (Role::Stop | Role::Wait | Role::Up | Role::Alone | Role::Prim | Role::Second, _) => None,
-    }
-}
-
-fn because(module: &ModuleInfo) -> String {
-    match module.causes.first() {
-        Some(cause) => format!(", because {cause}"),
-        None => String::new(),
-    }
 }
 
 pub fn module(args: &ModuleArgs) -> Exit {
@@ -134,23 +48,13 @@ pub fn module(args: &ModuleArgs) -> Exit {
 }
 
 fn explain(args: &ExplainArgs) -> Result<Exit, Error> {
-    let mut client = Client::connect(&args.asking.socket())?;
-    match client.ask(&Command::Rules { module: args.module.clone() })? {
+    let command = Command::Rules { module: args.module.clone() };
+    tell_each(&args.asking, &args.place, args.output, &command, |reply| match reply {
         Reply::Rules { rules } => {
-            out(&match args.output {
-                Format::Table => explained(&rules),
-                Format::Json => {
-                    format!("{:#}", serde_json::json!({ "apiVersion": API_VERSION, "rules": rules }))
-                }
-            });
-            Ok(Exit::Done)
-        }
-        Reply::Refused { error, next_step } => {
-            err(&format!("error: {error}\nnext: {next_step}"));
-            Ok(Exit::Failed)
+            Ok(Told { text: explained(&rules), value: json!({ "rules": rules }), exit: Exit::Done })
         }
         _ => Err(Error::Unexpected),
-    }
+    })
 }
 
 fn explained(rules: &[RuleState]) -> String {
@@ -184,13 +88,19 @@ fn one(module: &ModuleInfo, snapshot: &Snapshot) -> String {
     }
     text += "\n";
     if !module.causes.is_empty() {
-        text += &format!("  because {}\n", module.causes.join("; because "));
+        let mut causes = module.causes.clone();
+        // A start that failed again and again for one reason.
+        causes.dedup();
+        text += &format!("  because {}\n", causes.join("; because "));
     }
     if let Some(next_step) = &module.next_step {
         text += &format!("  next: {next_step}\n");
     }
     if module.loops > 0 {
-        text += &format!("  {} of at most {} automatic actions taken\n", module.loops, module.loops_max);
+        text += &format!(
+            "  automatic actions taken: {}, at most {} are allowed\n",
+            module.loops, module.loops_max
+        );
     }
     if let Some(maintenance) = module.maintenance {
         let end = maintenance

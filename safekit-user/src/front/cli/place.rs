@@ -6,12 +6,12 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Asking, err, out};
+use super::{Asking, Format, err, out};
 use crate::front::control_client::{Client, Error};
 use crate::front::exit::Exit;
 use crate::types::command::{Answer, NodeAnswer};
 use crate::types::snapshot::API_VERSION;
-use crate::types::{Command, Reply};
+use crate::types::{Command, Instant, ModuleInfo, Reply};
 
 #[derive(Args, Clone, Debug, Default)]
 pub struct Where {
@@ -59,6 +59,89 @@ pub fn on_nodes(
         }
     }
     Ok(worst(&exits))
+}
+
+/// What a node answered, for people and for programs.
+pub struct Told {
+    /// Nothing to print where it is empty.
+    pub text: String,
+    /// An object: its keys stand beside `apiVersion`.
+    pub value: serde_json::Value,
+    pub exit: Exit,
+}
+
+impl Told {
+    /// It has been done, and there is nothing to say.
+    pub fn done() -> Self {
+        Self { text: String::new(), value: json!({}), exit: Exit::Done }
+    }
+}
+
+/// One command to the nodes that `place` names, their answers in `output`'s form. `read` gets what is no refusal.
+pub fn tell_each(
+    asking: &Asking,
+    place: &Where,
+    output: Format,
+    each: &Command,
+    mut read: impl FnMut(Reply) -> Result<Told, Error>,
+) -> Result<Exit, Error> {
+    if !place.is_here() && output == Format::Json {
+        let answers = match ask_nodes(asking, place, each)? {
+            Ok(answers) => answers,
+            Err(refused) => return Ok(refused),
+        };
+        let (text, exit) = json_by_node(answers, |reply| match reply {
+            Reply::Refused { error, next_step } => {
+                (json!({ "error": error, "nextStep": next_step }), Exit::Failed)
+            }
+            reply => match read(reply) {
+                Ok(told) => (told.value, told.exit),
+                Err(error) => (json!({ "error": error.to_string() }), Exit::Failed),
+            },
+        });
+        out(&text);
+        return Ok(exit);
+    }
+    on_nodes(asking, place, each, |reply| {
+        if let Reply::Refused { error, next_step } = reply {
+            return Ok(refused(&error, &next_step));
+        }
+        let mut told = read(reply)?;
+        match output {
+            Format::Table if told.text.is_empty() => {}
+            Format::Table => out(&told.text),
+            Format::Json => {
+                told.value["apiVersion"] = API_VERSION.into();
+                out(&format!("{:#}", told.value));
+            }
+        }
+        Ok(told.exit)
+    })
+}
+
+/// What `show` makes of one module on these nodes, as text and as an object.
+pub fn of_module(
+    asking: &Asking,
+    place: &Where,
+    output: Format,
+    name: &str,
+    show: impl Fn(&ModuleInfo, Instant) -> (String, serde_json::Value),
+) -> Result<Exit, Error> {
+    tell_each(asking, place, output, &Command::Status, |reply| {
+        let Reply::Status { snapshot } = reply else { return Err(Error::Unexpected) };
+        if let Some(module) = snapshot.modules.iter().find(|module| module.name == name) {
+            let (text, value) = show(module, snapshot.taken);
+            return Ok(Told { text, value, exit: Exit::Done });
+        }
+        let error = format!("there is no module {name} on this node");
+        if place.all {
+            // Not every module is on every node.
+            return Ok(Told { text: error.clone(), value: json!({ "error": error }), exit: Exit::Done });
+        }
+        let known: Vec<&str> = snapshot.modules.iter().map(|module| module.name.as_str()).collect();
+        let exit = refused(&error, &format!("name one of: {}", known.join(", ")));
+        Ok(Told { text: String::new(), value: json!({ "error": error }), exit })
+    })
 }
 
 /// The answers as they are; or how it ended, when the daemon refused to ask and that has been told.
@@ -124,10 +207,7 @@ mod tests {
     #[test]
     fn answers_by_node_are_one_object() {
         let answers = vec![
-            NodeAnswer {
-                node: "web1".into(),
-                answer: Answer::Said(Reply::Accepted { at: crate::types::Instant(1) }),
-            },
+            NodeAnswer { node: "web1".into(), answer: Answer::Said(Reply::Accepted { at: Instant(1) }) },
             NodeAnswer { node: "web2".into(), answer: Answer::Unreachable("no route".into()) },
         ];
         let (text, exit) = json_by_node(answers, |_| (json!("done"), Exit::Done));

@@ -1,15 +1,16 @@
 //! `safekit resource list|get|set`: what checks and rules know of a module, and its history.
 
 use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
 
+use super::place::{Told, Where, of_module, tell_each};
 use super::status::{plain_table, span, trimmed};
-use super::{Asking, Format, err, out};
-use crate::front::control_client::{Client, Error};
+use super::{Asking, Format};
+use crate::front::control_client::Error;
 use crate::front::exit::Exit;
 use crate::types::command::ResourceChange;
 use crate::types::module::{ResourceInfo, ResourceState};
-use crate::types::snapshot::API_VERSION;
-use crate::types::{Command, Reply};
+use crate::types::{Command, Instant, ModuleInfo, Reply};
 
 #[derive(Args, Debug)]
 pub struct ResourceArgs {
@@ -19,9 +20,9 @@ pub struct ResourceArgs {
 
 #[derive(Subcommand, Debug)]
 pub enum What {
-    /// All resources of a module.
+    /// List all resources of a module.
     List(ListArgs),
-    /// One resource with its history.
+    /// Show one resource with its history.
     Get(GetArgs),
     /// Say what a resource is; a check of the same name says otherwise at its next change.
     Set(SetArgs),
@@ -29,6 +30,7 @@ pub enum What {
 
 #[derive(Args, Debug)]
 pub struct ListArgs {
+    /// The module.
     pub module: String,
     #[command(flatten)]
     pub how: How,
@@ -36,8 +38,9 @@ pub struct ListArgs {
 
 #[derive(Args, Debug)]
 pub struct GetArgs {
+    /// The module.
     pub module: String,
-    /// `tcp.http`
+    /// Its class and name, as `resource list` has them: `tcp.http`.
     pub name: String,
     #[command(flatten)]
     pub how: How,
@@ -45,9 +48,11 @@ pub struct GetArgs {
 
 #[derive(Args, Debug)]
 pub struct SetArgs {
+    /// The module.
     pub module: String,
-    /// `custom.backup`
+    /// Its class and name: `custom.backup`.
     pub name: String,
+    /// What it is from now on.
     #[arg(value_enum)]
     pub state: Word,
     #[command(flatten)]
@@ -56,7 +61,10 @@ pub struct SetArgs {
 
 #[derive(Args, Debug)]
 pub struct How {
-    #[arg(short, long, value_enum, default_value = "table")]
+    #[command(flatten)]
+    pub place: Where,
+    /// A table for people, or JSON for programs.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     pub output: Format,
     #[command(flatten)]
     pub asking: Asking,
@@ -96,69 +104,51 @@ pub fn run(args: &ResourceArgs) -> Exit {
 }
 
 fn list(args: &ListArgs) -> Result<Exit, Error> {
-    let mut client = Client::connect(&args.how.asking.socket())?;
-    let Reply::Status { snapshot } = client.ask(&Command::Status)? else { return Err(Error::Unexpected) };
-    let Some(module) = snapshot.modules.iter().find(|module| module.name == args.module) else {
-        let known: Vec<&str> = snapshot.modules.iter().map(|module| module.name.as_str()).collect();
-        err(&format!(
-            "error: there is no module {} on this node\nnext: name one of: {}",
-            args.module,
-            known.join(", ")
-        ));
-        return Ok(Exit::Failed);
-    };
-    out(&match args.how.output {
-        Format::Json => {
-            format!("{:#}", serde_json::json!({ "apiVersion": API_VERSION, "resources": module.resources }))
-        }
-        Format::Table if module.resources.is_empty() => {
-            format!("{} has no resources: it has no checks, and nobody has set one", module.name)
-        }
-        Format::Table => {
-            let mut table = plain_table(&["RESOURCE", "STATE", "SINCE", "BY"]);
-            for resource in &module.resources {
-                let since = span(snapshot.taken.since(resource.since));
-                table.add_row([&resource.name, resource.state.word(), &since, &resource.by]);
-            }
-            trimmed(&table)
-        }
-    });
-    Ok(Exit::Done)
+    let How { place, output, asking } = &args.how;
+    of_module(asking, place, *output, &args.module, |module, taken| {
+        (listed(module, taken), json!({ "resources": module.resources }))
+    })
 }
 
-fn one(how: &How, command: &Command) -> Result<Exit, Error> {
-    let mut client = Client::connect(&how.asking.socket())?;
-    match client.ask(command)? {
-        Reply::Resource { resource, history } => {
-            out(&match how.output {
-                Format::Json => format!(
-                    "{:#}",
-                    serde_json::json!({ "apiVersion": API_VERSION, "resource": resource, "history": history })
-                ),
-                Format::Table => told(&resource, &history),
-            });
-            Ok(Exit::Done)
-        }
-        Reply::Refused { error, next_step } => {
-            err(&format!("error: {error}\nnext: {next_step}"));
-            Ok(Exit::Failed)
-        }
-        _ => Err(Error::Unexpected),
+fn listed(module: &ModuleInfo, taken: Instant) -> String {
+    if module.resources.is_empty() {
+        return format!("{} has no resources: it has no checks, and nobody has set one", module.name);
     }
+    let mut table = plain_table(&["RESOURCE", "STATE", "SINCE", "BY"]);
+    for resource in &module.resources {
+        let since = span(taken.since(resource.since));
+        table.add_row([resource.name.as_str(), resource.state.word(), &since, who(&resource.by)]);
+    }
+    trimmed(&table)
 }
 
-fn told(resource: &ResourceInfo, history: &[ResourceChange]) -> String {
-    let now = crate::driver::clock::now();
+fn one(How { place, output, asking }: &How, command: &Command) -> Result<Exit, Error> {
+    tell_each(asking, place, *output, command, |reply| match reply {
+        Reply::Resource { resource, history, taken } => Ok(Told {
+            text: told(&resource, &history, taken),
+            value: json!({ "resource": resource, "history": history }),
+            exit: Exit::Done,
+        }),
+        _ => Err(Error::Unexpected),
+    })
+}
+
+fn told(resource: &ResourceInfo, history: &[ResourceChange], now: Instant) -> String {
     let mut lines = vec![format!(
         "{}: {} since {}, by {}",
         resource.name,
         resource.state.word(),
         span(now.since(resource.since)),
-        resource.by
+        who(&resource.by)
     )];
     let changes = history.iter().rev();
     lines.extend(changes.map(|change| {
-        format!("  {} ago: {}, by {}", span(now.since(change.at)), change.state.word(), change.by)
+        format!("  {} ago: {}, by {}", span(now.since(change.at)), change.state.word(), who(&change.by))
     }));
     lines.join("\n")
+}
+
+/// A check that was switched off has said nothing.
+fn who(by: &str) -> &str {
+    by.trim_end_matches(": ")
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::place::{Where, ask_nodes, json_by_node, on_nodes};
+use super::place::{Where, ask_nodes, json_by_node, on_nodes, refused};
 use super::{Asking, Format, module};
 use crate::front::control_client::{Client, Error};
 use crate::front::exit::Exit;
@@ -22,7 +22,8 @@ pub struct StatusArgs {
     pub watch: bool,
     #[command(flatten)]
     pub place: Where,
-    #[arg(short, long, value_enum, default_value = "table")]
+    /// A table for people, or JSON for programs.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     pub output: Format,
     #[command(flatten)]
     pub asking: Asking,
@@ -93,8 +94,10 @@ fn print(args: &StatusArgs, reply: Reply, out: &mut impl Write) -> Result<Exit, 
         snapshot.farms.retain(|farm| farm.module == *module);
         snapshot.modules.retain(|it| it.name == *module);
         if !known.contains(module) {
-            eprintln!("error: there is no module {module}; the modules are: {}", known.join(", "));
-            return Ok(Exit::Failed);
+            return Ok(refused(
+                &format!("there is no module {module} on this node"),
+                &format!("name one of: {}", known.join(", ")),
+            ));
         }
     }
     let text = match args.output {
@@ -166,6 +169,7 @@ fn nodes(snapshot: &Snapshot) -> String {
     if let Some(column) = table.column_mut(3) {
         column.set_cell_alignment(CellAlignment::Right);
     }
+    let silence = snapshot.heartbeat.timeout_ms;
     for node in &snapshot.nodes {
         let heard = match (node.this, node.heard_ms) {
             (true, _) => "this node".to_owned(),
@@ -173,15 +177,22 @@ fn nodes(snapshot: &Snapshot) -> String {
             (false, None) => "never".to_owned(),
         };
         let connections = node.connections.map_or_else(String::new, grouped);
-        table.add_row([node.name.clone(), state_word(node).to_owned(), heard, connections, note(node)]);
+        table.add_row([
+            node.name.clone(),
+            state_word(node, silence).to_owned(),
+            heard,
+            connections,
+            note(node, silence),
+        ]);
     }
     format!("{}\n", table.trim_fmt())
 }
 
 /// The words that operators know from other products: UP serves, WAIT is on its way, STOP is out.
-fn state_word(node: &NodeInfo) -> &'static str {
+fn state_word(node: &NodeInfo, silence: u64) -> &'static str {
     match node.state {
         _ if node.member && node.state == Some(MemberState::Active) => "UP",
+        Some(MemberState::Joining | MemberState::Announce) if is_silent(node, silence) => "unknown",
         Some(MemberState::Joining | MemberState::Announce) => "WAIT",
         Some(MemberState::Leaving) => "STOP",
         // Never a last-known UP for a node that is out of the view.
@@ -189,7 +200,12 @@ fn state_word(node: &NodeInfo) -> &'static str {
     }
 }
 
-fn note(node: &NodeInfo) -> String {
+/// What it said last is over by now.
+fn is_silent(node: &NodeInfo, silence: u64) -> bool {
+    !node.this && node.heard_ms.is_none_or(|ms| ms > silence)
+}
+
+fn note(node: &NodeInfo, silence: u64) -> String {
     if node.same_config == Some(false) {
         return "runs with another configuration".to_owned();
     }
@@ -199,6 +215,9 @@ fn note(node: &NodeInfo) -> String {
         Some(Departure::Silence) => "silent: dead or cut off".to_owned(),
         Some(Departure::Obituary) => "its daemon died".to_owned(),
         Some(Departure::Leave) => "left cleanly".to_owned(),
+        Some(Departure::Deaf) if is_silent(node, silence) => {
+            "silent; heard nothing before: look at its network".to_owned()
+        }
         Some(Departure::Deaf) => "hears nothing: look at its network".to_owned(),
         Some(Departure::Changed) => "started anew or changed".to_owned(),
         None if node.this => String::new(),
@@ -316,5 +335,41 @@ pub fn span(span: Duration) -> String {
         millis @ 1000..60_000 => format!("{:.1} s", millis as f64 / 1000.0),
         millis @ 60_000..3_600_000 => format!("{} min", millis / 60_000),
         millis => format!("{} h", millis / 3_600_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node whose cable was cut says last that it hears nothing; what it said is true only while it is heard.
+    #[test]
+    fn what_a_silent_node_said_last_is_not_its_state() {
+        let said = |state, departed, heard_ms| NodeInfo {
+            name: "web2".into(),
+            this: false,
+            member: false,
+            state: Some(state),
+            heard_ms: Some(heard_ms),
+            departed: Some(departed),
+            same_config: Some(true),
+            drained: false,
+            connections: None,
+            drain: None,
+        };
+        for (state, departed, heard_ms, expected) in [
+            (MemberState::Announce, Departure::Deaf, 100, "WAIT"),
+            (MemberState::Announce, Departure::Deaf, 15_000, "unknown"),
+            (MemberState::Joining, Departure::Changed, 15_000, "unknown"),
+            (MemberState::Active, Departure::Silence, 300, "unknown"),
+            (MemberState::Leaving, Departure::Leave, 15_000, "STOP"),
+        ] {
+            let node = said(state, departed, heard_ms);
+            assert_eq!(state_word(&node, 200), expected, "{state:?}, {departed:?}, {heard_ms} ms ago");
+            assert_eq!(
+                note(&node, 200).starts_with("silent"),
+                expected == "unknown" && departed != Departure::Changed
+            );
+        }
     }
 }

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::place::refused;
 use super::{Asking, status};
 use crate::front::control_client::{Client, Error};
 use crate::front::exit::Exit;
+use crate::types::module::{Role, Status};
 use crate::types::snapshot::{MemberState, Verdict};
-use crate::types::{Command, Reply, Snapshot};
+use crate::types::{Command, ModuleState, Reply, Snapshot};
 
 #[derive(Args, Debug)]
 pub struct WaitArgs {
@@ -26,7 +28,7 @@ pub struct WaitArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Goal {
-    /// This node serves its share of the module.
+    /// The module is up on this node; of a farm, it serves its share.
     #[value(name = "UP")]
     Up,
     /// All nodes of the cluster are members, they agree, and every bucket has its owner.
@@ -65,13 +67,15 @@ fn follow(
     loop {
         let left = deadline.since(crate::driver::clock::now());
         let Reply::Status { snapshot } = client.receive(left)? else { return Err(Error::Unexpected) };
-        if !snapshot.farms.iter().any(|farm| farm.module == args.module) {
-            let known: Vec<&str> = snapshot.farms.iter().map(|farm| farm.module.as_str()).collect();
-            eprintln!("error: there is no module {}; the modules are: {}", args.module, known.join(", "));
-            return Ok(Exit::Failed);
+        let known = status::names(&snapshot);
+        if !known.contains(&args.module) {
+            return Ok(refused(
+                &format!("there is no module {} on this node", args.module),
+                &format!("name one of: {}", known.join(", ")),
+            ));
         }
-        if reached(args.goal, &snapshot) {
-            println!("{}  {}", status::verdict_word(snapshot.verdict), snapshot.summary);
+        if reached(args, &snapshot) {
+            println!("{}", sentence(args, &snapshot));
             return Ok(Exit::Done);
         }
         if left.is_zero() {
@@ -81,21 +85,35 @@ fn follow(
     }
 }
 
-fn reached(goal: Goal, snapshot: &Snapshot) -> bool {
-    match goal {
-        Goal::Up => snapshot.state == MemberState::Active && snapshot.verdict != Verdict::Down,
+fn reached(args: &WaitArgs, snapshot: &Snapshot) -> bool {
+    let serves = snapshot.state == MemberState::Active && snapshot.verdict != Verdict::Down;
+    let is_farm = snapshot.farms.iter().any(|farm| farm.module == args.module);
+    let module = snapshot.modules.iter().find(|module| module.name == args.module);
+    let is_up = module.is_none_or(|module| module.state == ModuleState::new(Role::Up, Status::Ready));
+    match args.goal {
+        Goal::Up => is_up && (serves || !is_farm),
         Goal::Converged => snapshot.verdict == Verdict::Converged,
+    }
+}
+
+/// What was waited for, as it is now.
+fn sentence(args: &WaitArgs, seen: &Snapshot) -> String {
+    let module = seen.modules.iter().find(|module| module.name == args.module);
+    match (args.goal, module) {
+        (Goal::Up, Some(module)) => format!("{}: {}", module.name, module.state),
+        (Goal::Up, None) | (Goal::Converged, _) => {
+            format!("{}  {}", status::verdict_word(seen.verdict), seen.summary)
+        }
     }
 }
 
 fn give_up(args: &WaitArgs, seen: &Snapshot) -> Exit {
     eprintln!(
-        "error: {} is not {} after {}: {} {}",
+        "error: {} is not {} after {}: {}",
         args.module,
         args.goal.to_possible_value().expect("no goal is hidden").get_name(),
         status::span(args.timeout),
-        status::verdict_word(seen.verdict),
-        seen.summary
+        sentence(args, seen)
     );
     eprintln!("next: `safekit status --run-dir {}`", args.asking.run_dir.display());
     Exit::Failed

@@ -35,7 +35,8 @@ pub(super) struct DiffArgs {
 
 #[derive(Args, Debug)]
 pub(super) struct HistoryArgs {
-    #[arg(short, long, value_enum, default_value = "table")]
+    /// A table for people, or JSON for programs.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     output: Format,
     #[command(flatten)]
     asking: Asking,
@@ -94,7 +95,7 @@ pub(super) fn show_diff(args: &DiffArgs) -> Exit {
         };
         let mut client = Client::connect(&args.asking.socket())?;
         match differences(&mut client, &text)? {
-            Ok(lines) if lines.is_empty() => out("no difference takes effect"),
+            Ok(lines) if lines.is_empty() => out("no difference: it says what is in force"),
             Ok(lines) => out(&lines.join("\n")),
             Err(exit) => return Ok(exit),
         }
@@ -179,7 +180,7 @@ fn change(how: &How, text: &str) -> Result<Exit, Error> {
     let socket = how.asking.socket();
     let mut client = Client::connect(&socket)?;
     match differences(&mut client, text)? {
-        Ok(lines) if lines.is_empty() => out("no difference to the configuration in force takes effect"),
+        Ok(lines) if lines.is_empty() => out("no difference: it says what is in force"),
         Ok(lines) => out(&lines.join("\n")),
         Err(exit) => return Ok(exit),
     }

@@ -5,7 +5,7 @@ mod apply;
 use std::path::PathBuf;
 
 use super::{err, out};
-use crate::config::{CONFIG_FILE_DEFAULT, Config, effective, load};
+use crate::config::{CONFIG_FILE_DEFAULT, Config, effective, load, schema};
 use crate::front::exit::Exit;
 
 #[derive(clap::Args, Debug)]
@@ -20,6 +20,8 @@ enum Verb {
     Check(FileArg),
     /// Print the file as it takes effect, defaults written out
     Show(FileArg),
+    /// Print the JSON schema of the file, for editors that complete keys and mark mistakes
+    Schema,
     /// Give all nodes a configuration: everywhere, or nowhere
     Apply(apply::ApplyArgs),
     /// Show in what a file differs from the configuration in force
@@ -41,6 +43,10 @@ pub fn run(args: &ConfigArgs) -> Exit {
     match &args.verb {
         Verb::Check(FileArg { file }) => with_config(file, |config| out(&summary(config))),
         Verb::Show(FileArg { file }) => with_config(file, |config| out(effective(config).trim_end())),
+        Verb::Schema => {
+            out(&format!("{:#}", schema()));
+            Exit::Done
+        }
         Verb::Apply(args) => apply::apply(args),
         Verb::Diff(args) => apply::show_diff(args),
         Verb::History(args) => apply::history(args),

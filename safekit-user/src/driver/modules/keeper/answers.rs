@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::keeper::Keeper;
-use super::{Level, word};
+use super::Keeper;
+use crate::config::upkeep::CheckKind;
 use crate::driver::clock;
+use crate::driver::modules::Level;
 use crate::driver::scripts::logs;
 use crate::engine::module::Input;
 use crate::engine::rules::Sight;
@@ -16,7 +17,7 @@ impl Keeper {
         let now = clock::now();
         match command {
             Command::Module { verb, .. } => {
-                self.note(Level::Info, "verb", word(verb), Some(format!("asked by {by}")));
+                self.note(Level::Info, "verb", verb.word(), Some(format!("asked by {by}")));
                 self.feed(Input::Verb { verb, by });
                 Reply::Accepted { at: now }
             }
@@ -51,7 +52,7 @@ impl Keeper {
 
     fn resource(&self, name: &str) -> Reply {
         match self.resources.look_up(name) {
-            Some((resource, history)) => Reply::Resource { resource, history },
+            Some((resource, history)) => Reply::Resource { resource, history, taken: clock::now() },
             None => {
                 let known: Vec<String> = self.resources.all().map(|it| it.name).collect();
                 let next_step = format!("name one of: {}", known.join(", "));
@@ -61,8 +62,14 @@ impl Keeper {
     }
 
     fn name_one_of_the_checks(&self) -> String {
-        let names: Vec<&str> = self.module.upkeep.checks.iter().map(|check| check.name.as_str()).collect();
-        format!("name one of: {}", names.join(", "))
+        let checks = self.module.upkeep.checks.iter();
+        let takes_reports =
+            checks.filter(|check| matches!(check.kind, CheckKind::Custom { reports: true, .. }));
+        let names: Vec<&str> = takes_reports.map(|check| check.name.as_str()).collect();
+        match names.is_empty() {
+            true => "add `reports: true` to a custom check of its configuration".to_owned(),
+            false => format!("name one of: {}", names.join(", ")),
+        }
     }
 }
 

@@ -1,36 +1,33 @@
 //! The keeper of one module: carries news to its automaton, and out what that decided.
 
+mod answers;
+mod report;
+mod setup;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::board::Board;
+use super::memory::{Found, Kept};
 use super::share::{next_step, share};
 use super::valve::Valve;
-use super::{Ask, Ground, Happened, Level, groups_of};
-use crate::config::upkeep::{Boot, OnFailure, SCRIPT_TIMEOUT_DEFAULT, When};
-use crate::config::{Config, Kind, Module};
+use super::{Ask, Ground, Happened, Level};
+use crate::config::upkeep::{OnFailure, When};
+use crate::config::{Kind, Module};
 use crate::driver::scripts::store::Store;
-use crate::driver::scripts::{Place, Run, Runner};
-use crate::driver::{check, clock};
-use crate::engine::module::{self, Automaton, Found, Input, Order, Output, Setup};
+use crate::driver::scripts::{Run, Runner};
+use crate::driver::{check, clock, resets};
+use crate::engine::module::{Automaton, Input, Order, Output};
 use crate::engine::rules::{Book, Holding, RemoteState, Resources, Sight};
 use crate::types::module::{
-    Action, Gate, Maintenance, ModuleReport, RemoteModule, ResourceState, Role, RunId, Script, ScriptEnd,
-    Status,
+    Action, Gate, Maintenance, ModuleReport, ResourceState, Role, RunId, ScriptEnd, Status,
 };
-use crate::types::{Instant, ModuleInfo, NodeId, Snapshot};
-
-/// What survives the daemon.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Kept {
-    automaton: Option<module::Saved>,
-    maintenance: Option<Maintenance>,
-}
+use crate::types::{Instant, NodeId, Snapshot};
+use setup::{place_of, setup, surroundings};
 
 /// Turns of one news: an automaton that answers itself for ever is a defect, not a reason to hang.
 const TURNS_MAX: usize = 64;
@@ -42,23 +39,22 @@ const ENDS_MAX: usize = 8;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct Keeper {
-    pub(super) module: Module,
+    module: Module,
     place: usize,
-    me: NodeId,
-    config: Arc<Config>,
-    pub(super) automaton: Automaton,
-    pub(super) book: Book,
-    pub(super) resources: Resources,
-    pub(super) checks: check::Handle,
-    surroundings: check::Surroundings,
+    ground: Arc<Ground>,
+    automaton: Automaton,
+    book: Book,
+    resources: Resources,
+    checks: check::Handle,
     findings: mpsc::Receiver<check::Finding>,
     runner: Runner,
-    ground_place: Place,
     ends: mpsc::Receiver<(RunId, ScriptEnd)>,
     store: Store<Kept>,
     kept: Kept,
     /// Farms only.
     valve: Option<Valve>,
+    /// Its connections are to be ended once the other nodes have its traffic.
+    resetting: bool,
     gate: Gate,
     opened: Instant,
     /// Names of the rules that held at the last look, and sentences of those that block.
@@ -70,42 +66,34 @@ pub(super) struct Keeper {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     remotes: watch::Receiver<Arc<Vec<check::Remote>>>,
     happened: mpsc::Sender<Happened>,
-    pub(super) maintenance: Option<Maintenance>,
+    maintenance: Option<Maintenance>,
     running: Option<RunId>,
     down: Vec<oneshot::Sender<()>>,
     handing_over: Vec<oneshot::Sender<()>>,
 }
 
 impl Keeper {
-    pub(super) fn new(module: Module, place: usize, ground: &Ground, board: Board) -> Self {
+    pub(super) fn new(found: Found, place: usize, ground: &Arc<Ground>, board: Board) -> Self {
+        let Found { module, groups, store, kept, same_machine_boot, share } = found;
         let now = clock::now();
-        let (found, findings) = mpsc::channel(FINDINGS_MAX);
+        let (finder, findings) = mpsc::channel(FINDINGS_MAX);
         let (ended, ends) = mpsc::channel(ENDS_MAX);
-        let store = Store::open(&ground.state_dir, &module.name);
-        let (kept, same_machine_boot): (Kept, bool) = store.load();
-        let runner = Runner::new(place_of(&module, ground), ended);
-        let checks = check::start(&module.upkeep.checks, surroundings(&module, ground, &board), found);
-        let automaton = Automaton::new(setup(&module), now);
-        let groups = groups_of(&ground.config, &module);
-        let told = share_at_start(&module, &ground.state_dir);
         let valve = (!groups.is_empty())
-            .then(|| Valve::new(module.name.clone(), ground.me, groups, ground.inbox.clone(), told));
+            .then(|| Valve::new(module.name.clone(), ground.me, groups, ground.inbox.clone(), share));
         let mut keeper = Self {
             place,
-            me: ground.me,
-            config: Arc::new(ground.config.clone()),
-            automaton,
+            ground: Arc::clone(ground),
+            automaton: Automaton::new(setup(&module), now),
             book: Book::new(&module),
             resources: Resources::default(),
-            checks,
-            surroundings: surroundings(&module, ground, &board),
+            checks: check::start(&module.upkeep.checks, surroundings(&module, ground, &board), finder),
             findings,
-            runner,
-            ground_place: place_of(&module, ground),
+            runner: Runner::new(place_of(&module, ground), ended),
             ends,
             store,
             valve,
-            gate: if told > 0 { Gate::Open } else { Gate::Closed },
+            resetting: false,
+            gate: if share > 0 { Gate::Open } else { Gate::Closed },
             opened: now,
             holding: BTreeSet::new(),
             blocked: Vec::new(),
@@ -177,7 +165,7 @@ impl Keeper {
         tracing::error!(module = self.module.name, "the module's automaton does not come to rest");
     }
 
-    pub(super) fn feed(&mut self, input: Input) {
+    fn feed(&mut self, input: Input) {
         self.automaton.handle(input, clock::now());
     }
 
@@ -214,7 +202,7 @@ impl Keeper {
         news
     }
 
-    pub(super) fn remote_states(&self) -> Vec<RemoteState> {
+    fn remote_states(&self) -> Vec<RemoteState> {
         let now = clock::now();
         let remotes = Arc::clone(&self.remotes.borrow());
         let one = |node: &NodeId| {
@@ -223,7 +211,7 @@ impl Keeper {
             let report = reports.iter().find(|it| it.module == self.module.name).filter(|_| fresh)?;
             Some(RemoteState { state: Some(report.state), resources: report.resources.clone() })
         };
-        let elsewhere = self.module.nodes.iter().filter(|node| **node != self.me);
+        let elsewhere = self.module.nodes.iter().filter(|node| **node != self.ground.me);
         elsewhere.map(|node| one(node).unwrap_or_default()).collect()
     }
 
@@ -236,24 +224,23 @@ impl Keeper {
             (check.share_when_down, state)
         });
         let wanted = share(self.gate, self.opened, &upkeep.traffic, states, now);
-        let before = valve.share();
+        let lost = wanted == 0 && valve.share() > 0 && self.gate == Gate::Open;
+        self.resetting =
+            wanted == 0 && (self.resetting || lost && upkeep.traffic.on_failure == OnFailure::Reset);
         valve.want(wanted, now);
-        if wanted == 0
-            && before > 0
-            && upkeep.traffic.on_failure == OnFailure::Reset
-            && self.gate == Gate::Open
-        {
+        let (turned, in_force) = {
+            let snapshot = self.snapshots.borrow_and_update();
+            (valve.poll(&snapshot, now), valve.is_in_force(&snapshot))
+        };
+        // Not before: a client that comes again at once would find this node a second time.
+        if self.resetting && in_force {
+            self.resetting = false;
             self.reset_connections();
         }
-        let Some(valve) = &mut self.valve else { return false };
-        let in_force = valve.poll(&self.snapshots.borrow_and_update(), now);
-        match in_force {
-            Some(gate) => {
-                self.feed(Input::Gate(gate));
-                true
-            }
-            None => false,
+        if let Some(gate) = turned {
+            self.feed(Input::Gate(gate));
         }
+        turned.is_some()
     }
 
     fn carry_out(&mut self) -> bool {
@@ -356,7 +343,7 @@ impl Keeper {
         }
     }
 
-    pub(super) fn activate_checks(&self) {
+    fn activate_checks(&self) {
         let off = self.maintenance.is_some();
         let runs = |when: When| !off && self.automaton.runs(when);
         self.checks.set_active(self.module.upkeep.checks.iter().map(|check| runs(check.when)).collect());
@@ -369,7 +356,7 @@ impl Keeper {
         }
     }
 
-    pub(super) fn maintain(&mut self, maintenance: Option<Maintenance>, by: &str) {
+    fn maintain(&mut self, maintenance: Option<Maintenance>, by: &str) {
         self.maintenance = maintenance;
         self.kept.maintenance = maintenance;
         self.save();
@@ -378,17 +365,19 @@ impl Keeper {
         self.activate_checks();
     }
 
-    pub(super) fn state_dir(&self) -> &Path {
-        &self.ground_place.state_dir
+    fn state_dir(&self) -> &Path {
+        &self.ground.state_dir
     }
 
+    /// What was decided is on the disk before anything follows from it.
     fn save(&self) {
-        if let Err(error) = self.store.save(&self.kept) {
+        let saved = tokio::task::block_in_place(|| self.store.save(&self.kept));
+        if let Err(error) = saved {
             tracing::error!(module = self.module.name, %error, "cannot keep the module's state");
         }
     }
 
-    pub(super) fn note(&self, level: Level, kind: &'static str, text: &str, cause: Option<String>) {
+    fn note(&self, level: Level, kind: &'static str, text: &str, cause: Option<String>) {
         let module = self.module.name.clone();
         // Full: the journal is behind, and the log has the same line.
         let _full = self.happened.try_send(Happened { module, level, kind, text: text.to_owned(), cause });
@@ -396,7 +385,7 @@ impl Keeper {
 
     fn reset_connections(&self) {
         let Kind::Farm(farm) = &self.module.kind else { return };
-        match crate::driver::resets::reset(farm) {
+        match tokio::task::block_in_place(|| resets::reset(farm)) {
             Ok(count) => self.note(Level::Info, "reset", &format!("{count} connections reset"), None),
             Err(error) => tracing::warn!(module = self.module.name, %error, "cannot reset connections"),
         }
@@ -420,6 +409,32 @@ impl Keeper {
         }
     }
 
+    /// The same module with other scripts, checks or limits.
+    fn change(&mut self, module: Module) {
+        if module == self.module {
+            return;
+        }
+        let (old, new) = (&self.module.upkeep, &module.upkeep);
+        let looks_as_before =
+            (&old.checks, &old.directory, &old.variables) == (&new.checks, &new.directory, &new.variables);
+        if !looks_as_before {
+            let (finder, findings) = mpsc::channel(FINDINGS_MAX);
+            // A check that stays keeps its last word until it has looked again: what is down gets no traffic meanwhile.
+            for gone in old.checks.iter().filter(|check| !new.checks.contains(check)) {
+                self.resources.forget(&gone.resource());
+            }
+            let surroundings = surroundings(&module, &self.ground, &self.board);
+            self.checks = check::start(&new.checks, surroundings, finder);
+            self.findings = findings;
+        }
+        self.runner.move_to(place_of(&module, &self.ground));
+        self.book = Book::new(&module);
+        self.automaton.reconfigure(setup(&module));
+        self.module = module;
+        self.note(Level::Info, "configuration", "scripts, checks and rules are those of the new file", None);
+        self.activate_checks();
+    }
+
     fn tell_down(&mut self) {
         for down in self.down.drain(..) {
             let _gone = down.send(());
@@ -437,151 +452,5 @@ impl Keeper {
     fn post(&self) {
         let now = clock::now();
         self.board.post(self.place, self.report(), self.info(now));
-    }
-
-    fn report(&self) -> ModuleReport {
-        ModuleReport {
-            module: self.module.name.clone(),
-            state: self.automaton.state(),
-            cause: self.automaton.causes().into_iter().next(),
-            starts: self.automaton.starts(),
-            resources: self.resources.all().map(|it| (it.name, it.state)).collect(),
-        }
-    }
-
-    fn info(&self, now: Instant) -> ModuleInfo {
-        ModuleInfo {
-            name: self.module.name.clone(),
-            kind: self.module.kind.word().to_owned(),
-            state: self.automaton.state(),
-            since: self.automaton.since(),
-            causes: self.automaton.causes(),
-            next_step: self.automaton.next_step(),
-            loops: self.automaton.loops(now),
-            loops_max: self.module.upkeep.max_loop.count,
-            share: self.valve.as_ref().map(Valve::share),
-            maintenance: self.maintenance,
-            checks: self.checks.infos(),
-            resources: self.resources.all().collect(),
-            remotes: self.remotes(now),
-        }
-    }
-
-    /// The same module on the other nodes.
-    fn remotes(&self, now: Instant) -> Vec<RemoteModule> {
-        let remotes = Arc::clone(&self.remotes.borrow());
-        let elsewhere = self.module.nodes.iter().filter(|node| **node != self.me);
-        let one = |node: &NodeId| {
-            let remote = remotes.get(usize::from(node.0));
-            let report = remote.and_then(|(_, it)| it.iter().find(|it| it.module == self.module.name));
-            RemoteModule {
-                node: self.config.name(*node).to_owned(),
-                state: report.map(|report| report.state),
-                heard_ms: remote
-                    .and_then(|(heard, _)| *heard)
-                    .map(|heard| u64::try_from(now.since(heard).as_millis()).unwrap_or(u64::MAX)),
-                cause: report.and_then(|report| report.cause.clone()),
-            }
-        };
-        elsewhere.map(one).collect()
-    }
-}
-
-/// How the automaton knows a module.
-fn setup(module: &Module) -> Setup {
-    let upkeep = &module.upkeep;
-    let mut scripts: Vec<(Script, Duration)> =
-        upkeep.scripts.iter().map(|spec| (spec.script, spec.timeout)).collect();
-    for script in [Script::StartBoth, Script::StopBoth] {
-        if !upkeep.services.is_empty() && scripts.iter().all(|(known, _)| *known != script) {
-            scripts.push((script, SCRIPT_TIMEOUT_DEFAULT));
-        }
-    }
-    let drains = upkeep.traffic.drain_on_stop && !scripts.is_empty();
-    let (kind, drain) = match &module.kind {
-        Kind::Farm(farm) => (module::Kind::Farm, Some(farm.drain_timeout).filter(|_| drains)),
-        Kind::Light => (module::Kind::Light, None),
-    };
-    Setup {
-        name: module.name.clone(),
-        kind,
-        boot: upkeep.boot,
-        boot_delay: upkeep.boot_delay,
-        after: upkeep.after.clone(),
-        scripts,
-        max_loop: upkeep.max_loop,
-        drain_on_stop: drain,
-    }
-}
-
-fn place_of(module: &Module, ground: &Ground) -> Place {
-    Place {
-        state_dir: ground.state_dir.clone(),
-        module: module.name.clone(),
-        node: ground.config.name(ground.me).to_owned(),
-        directory: module.upkeep.directory.clone(),
-        variables: module.upkeep.variables.clone(),
-        scripts: module.upkeep.scripts.clone(),
-        services: module.upkeep.services.clone(),
-    }
-}
-
-fn surroundings(module: &Module, ground: &Ground, board: &Board) -> check::Surroundings {
-    check::Surroundings {
-        module: module.name.clone(),
-        node: ground.config.name(ground.me).to_owned(),
-        directory: module.upkeep.directory.clone(),
-        variables: module.upkeep.variables.clone(),
-        modules: board.reports(),
-        remotes: ground.remotes.clone(),
-        names: ground.config.cluster.nodes.iter().map(|node| node.name.clone()).collect(),
-    }
-}
-
-/// Before anything runs: all of it where the application has survived its daemon, or where there is none to start.
-pub fn share_at_start(module: &Module, state_dir: &Path) -> u8 {
-    let (kept, same): (Kept, bool) = Store::open(state_dir, &module.name).load();
-    let upkeep = &module.upkeep;
-    let was_up = kept.automaton.as_ref().is_some_and(|it| it.how == Found::Up && !it.shut_down && same);
-    let stays_down = match (&kept.automaton, upkeep.boot) {
-        (Some(saved), _) if same && !saved.shut_down => !saved.wanted,
-        (_, Boot::Off) => true,
-        (Some(saved), Boot::Auto) => !saved.wanted,
-        (None, Boot::Auto) => true,
-        (_, Boot::On) => false,
-    };
-    let nothing_to_start = upkeep.scripts.is_empty()
-        && upkeep.services.is_empty()
-        && upkeep.checks.is_empty()
-        && upkeep.after.is_empty()
-        && upkeep.boot_delay.is_zero()
-        && upkeep.traffic.slow_start.is_zero();
-    if was_up || nothing_to_start && !stays_down { 100 } else { 0 }
-}
-
-impl Keeper {
-    /// The same module with other scripts, checks or limits; a check that did not change begins anew all the same.
-    fn change(&mut self, module: Module) {
-        if module == self.module {
-            return;
-        }
-        let (found, findings) = mpsc::channel(FINDINGS_MAX);
-        for check in &self.module.upkeep.checks {
-            self.resources.forget(&check.resource());
-        }
-        self.surroundings.directory.clone_from(&module.upkeep.directory);
-        self.surroundings.variables.clone_from(&module.upkeep.variables);
-        self.checks = check::start(&module.upkeep.checks, self.surroundings.clone(), found);
-        self.findings = findings;
-        self.ground_place.directory.clone_from(&module.upkeep.directory);
-        self.ground_place.variables.clone_from(&module.upkeep.variables);
-        self.ground_place.scripts.clone_from(&module.upkeep.scripts);
-        self.ground_place.services.clone_from(&module.upkeep.services);
-        self.runner.move_to(self.ground_place.clone());
-        self.book = Book::new(&module);
-        self.automaton.reconfigure(setup(&module));
-        self.module = module;
-        self.note(Level::Info, "configuration", "scripts, checks and rules are those of the new file", None);
-        self.activate_checks();
     }
 }

@@ -1,0 +1,102 @@
+//! The objects that the kernel knows, and the files that are open.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use rustix::io::Errno;
+
+use super::object::Place;
+
+/// An object, for as long as the kernel may ask for it by number.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) number: u64,
+    pub(super) place: Place,
+}
+
+#[derive(Debug)]
+struct Known {
+    node: Arc<Node>,
+    lookups: u64,
+}
+
+type Map<V> = HashMap<u64, V, BuildHasherDefault<DefaultHasher>>;
+
+#[derive(Debug, Default)]
+pub(super) struct Nodes(RwLock<Map<Known>>);
+
+impl Nodes {
+    pub(super) fn insert_root(&self, node: Node) {
+        self.write().insert(node.number, Known { node: Arc::new(node), lookups: u64::MAX });
+    }
+
+    pub(super) fn find(&self, number: u64) -> Result<Arc<Node>, Errno> {
+        let nodes = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        nodes.get(&number).map(|known| Arc::clone(&known.node)).ok_or(Errno::STALE)
+    }
+
+    /// One more reason to know it. Of two descriptors for one object the first stays.
+    pub(super) fn remember(&self, node: Node) {
+        let mut nodes = self.write();
+        let known = nodes.entry(node.number).or_insert_with(|| Known { node: Arc::new(node), lookups: 0 });
+        known.lookups = known.lookups.saturating_add(1);
+    }
+
+    pub(super) fn forget(&self, number: u64, lookups: u64) {
+        let mut nodes = self.write();
+        let Some(known) = nodes.get_mut(&number) else { return };
+        if known.lookups == u64::MAX {
+            return;
+        }
+        known.lookups = known.lookups.saturating_sub(lookups);
+        if known.lookups == 0 {
+            nodes.remove(&number);
+        }
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Map<Known>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Open files or directories, by the number that the kernel has for each.
+#[derive(Debug)]
+pub(super) struct Handles<T>(Mutex<Table<T>>);
+
+#[derive(Debug)]
+struct Table<T> {
+    next: u64,
+    open: Map<Arc<T>>,
+}
+
+impl<T> Default for Handles<T> {
+    fn default() -> Self {
+        Self(Mutex::new(Table { next: 1, open: Map::default() }))
+    }
+}
+
+impl<T> Handles<T> {
+    /// Known before the kernel hears of it.
+    pub(super) fn insert(&self, open: T) -> u64 {
+        let mut table = self.lock();
+        let number = table.next;
+        table.next += 1;
+        table.open.insert(number, Arc::new(open));
+        number
+    }
+
+    pub(super) fn find(&self, number: u64) -> Result<Arc<T>, Errno> {
+        self.lock().open.get(&number).cloned().ok_or(Errno::BADF)
+    }
+
+    pub(super) fn remove(&self, number: u64) {
+        let removed = self.lock().open.remove(&number);
+        // Closed only now: close() may take its time.
+        drop(removed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

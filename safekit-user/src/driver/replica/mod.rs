@@ -1,0 +1,3 @@
+//! The replicated directories of a mirror.
+
+pub mod capture;
