@@ -20,8 +20,9 @@ use safekit::engine::doctor::facts::Facts;
 use safekit::front::cli::DaemonArgs;
 use safekit::front::control;
 use safekit::front::exit::Exit;
+use safekit::front::web;
 use safekit::types::{BootId, KeyRing, NodeId, Reply, Snapshot};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 mod desk;
 mod modules;
@@ -139,8 +140,11 @@ async fn live(life: Life, run_dir: &Path, store: Store) -> anyhow::Result<()> {
     let (applier, configs) = applier::start(cluster.clone(), store, Arc::new(hand_over_for_config))
         .context("cannot read the configurations that are kept")?;
     let modules = modules::start(&config, me, &state_dir, &running, &cluster);
-    tokio::spawn(modules::follow(modules.clone(), me, configs));
-    let snapshots = desk::complete(running.snapshots.clone(), cluster.clone(), modules.board.infos());
+    tokio::spawn(modules::follow(modules.clone(), me, configs.clone()));
+    let (console, console_state) = watch::channel(None);
+    let snapshots =
+        desk::complete(running.snapshots.clone(), cluster.clone(), modules.board.infos(), console_state);
+    tokio::spawn(web::serve(configs, snapshots.clone(), console));
     tokio::spawn(control::serve(listener, snapshots.clone(), questions));
     let desk = Desk { inbox: running.inbox.clone(), snapshots, cluster, modules: modules.clone(), applier };
     tokio::spawn(desk.serve(asked, passed_on));

@@ -5,3 +5,4 @@ pub mod control;
 pub mod control_client;
 pub mod demo;
 pub mod exit;
+pub mod web;

@@ -278,8 +278,8 @@ fn effect(old: &Config, new: &Config) -> Effect {
             lines.push("nothing changes but comments and order".to_owned());
             None
         }
-        Change::Upkeep(modules) => {
-            lines.push(format!("taken while it runs: the upkeep of {}", modules.join(", ")));
+        Change::WhileRunning(about) => {
+            lines.push(format!("taken while it runs: {}", about.join(", ")));
             None
         }
         Change::HandOver(about) => Some(format!(

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::board::Board;
 use super::share::{next_step, share};
+use super::tally::Tally;
 use super::valve::Valve;
 use super::{Ask, Ground, Happened, Level, groups_of};
 use crate::config::upkeep::{Boot, OnFailure, SCRIPT_TIMEOUT_DEFAULT, When};
@@ -72,6 +73,7 @@ pub(super) struct Keeper {
     happened: mpsc::Sender<Happened>,
     pub(super) maintenance: Option<Maintenance>,
     running: Option<RunId>,
+    tally: Tally,
     down: Vec<oneshot::Sender<()>>,
     handing_over: Vec<oneshot::Sender<()>>,
 }
@@ -118,6 +120,7 @@ impl Keeper {
             maintenance: kept.maintenance,
             kept,
             running: None,
+            tally: Tally::default(),
             down: Vec::new(),
             handing_over: Vec::new(),
             module,
@@ -293,6 +296,7 @@ impl Keeper {
 
     fn run_script(&mut self, order: &Order) {
         self.running = Some(order.run);
+        self.tally.begin(order.run, order.script, clock::now());
         self.note(Level::Info, "script", &format!("{:?} starts", order.script), Some(order.cause.clone()));
         self.runner.run(Run {
             run: order.run,
@@ -336,6 +340,7 @@ impl Keeper {
     }
 
     fn end(&mut self, run: RunId, end: ScriptEnd) {
+        self.tally.end(run, &end, clock::now());
         if self.running == Some(run) {
             self.running = None;
         }
@@ -459,6 +464,8 @@ impl Keeper {
             next_step: self.automaton.next_step(),
             loops: self.automaton.loops(now),
             loops_max: self.module.upkeep.max_loop.count,
+            starts: self.automaton.starts(),
+            scripts: self.tally.all(),
             share: self.valve.as_ref().map(Valve::share),
             maintenance: self.maintenance,
             checks: self.checks.infos(),
