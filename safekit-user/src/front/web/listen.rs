@@ -62,7 +62,7 @@ async fn until_other(configs: &mut watch::Receiver<Arc<Config>>, present: Option
         }
     }
     // The daemon is ending: nothing changes any more.
-    std::future::pending().await
+    std::future::pending().await;
 }
 
 async fn listen(address: Option<SocketAddr>, router: &Router, state: &watch::Sender<Option<ConsoleInfo>>) {
