@@ -21,9 +21,10 @@ use safekit::engine::doctor::facts::Facts;
 use safekit::front::cli::DaemonArgs;
 use safekit::front::control;
 use safekit::front::exit::Exit;
+use safekit::front::web;
 use safekit::types::journal::{Level, Note};
 use safekit::types::{BootId, Command, KeyRing, NodeId, Reply, Snapshot};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 mod desk;
 mod modules;
@@ -145,8 +146,11 @@ async fn live(life: Life, memory: Memory, run_dir: &Path, store: Store) -> anyho
     let (applier, configs) = applier::start(cluster.clone(), store, Arc::new(hand_over_for_config))
         .context("cannot read the configurations that are kept")?;
     let modules = modules::start(&config, me, (&state_dir, memory), &running, &cluster, &journal);
-    tokio::spawn(modules::follow(modules.clone(), me, configs));
-    let snapshots = desk::complete(running.snapshots.clone(), cluster.clone(), modules.board.infos());
+    tokio::spawn(modules::follow(modules.clone(), me, configs.clone()));
+    let (console, console_state) = watch::channel(None);
+    let snapshots =
+        desk::complete(running.snapshots.clone(), cluster.clone(), modules.board.infos(), console_state);
+    tokio::spawn(web::serve(configs, snapshots.clone(), console));
     tokio::spawn(journal::follow(journal.clone(), config, running.snapshots.clone()));
     let auditor = journal.clone();
     let service = control::Service {

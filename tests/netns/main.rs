@@ -14,4 +14,5 @@ mod modules;
 mod multicast;
 mod probe;
 mod reload;
+mod web;
 mod wires;

@@ -22,14 +22,19 @@ const UP: ModuleState = ModuleState::new(Role::Up, Status::Ready);
 const WITHIN: Duration = Duration::from_secs(10);
 
 /// nginx on three nodes, each with its own configuration, started by the module.
-struct Site {
-    farm: Farm,
+pub(crate) struct Site {
+    pub(crate) farm: Farm,
     files: PathBuf,
 }
 
 impl Site {
     /// `extra`: more lines of the module, below its scripts and checks.
     fn build(extra: &[&str]) -> anyhow::Result<Self> {
+        Self::build_with(extra, "")
+    }
+
+    /// The same, with more `sections` at the end of the file.
+    pub(crate) fn build_with(extra: &[&str], sections: &str) -> anyhow::Result<Self> {
         let binary = lab::binary()?;
         let files = directory(&binary)?;
         for node in 0..NODES as u8 {
@@ -48,13 +53,15 @@ impl Site {
         upkeep.extend(extra.iter().map(|line| (*line).to_owned()));
         let design = Design { server: Vec::new(), upkeep, ..Design::demo(&binary, NODES) };
         let mut farm = Farm::designed(&binary, design)?;
+        let text = std::fs::read_to_string(farm.config())?;
+        std::fs::write(farm.config(), text + sections)?;
         for node in farm.ids() {
             farm.start(node)?;
         }
         Ok(Self { farm, files })
     }
 
-    fn wait_up(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn wait_up(&mut self) -> anyhow::Result<()> {
         lab::wait_until("the module is up on all nodes", WITHIN, || {
             self.farm.ids().all(|node| self.module(node).is_some_and(|module| module.state == UP))
         })
@@ -74,7 +81,7 @@ impl Site {
     }
 
     /// nginx and its workers, as a crash would end them.
-    fn kill_nginx(&self, node: NodeId) -> anyhow::Result<Instant> {
+    pub(crate) fn kill_nginx(&self, node: NodeId) -> anyhow::Result<Instant> {
         let master = self.master(node)?;
         let workers =
             std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", master.as_raw_nonzero()))?;
@@ -93,7 +100,7 @@ impl Site {
         snapshot.farms.first()?.groups.first()?.shares.get(usize::from(node.0)).copied()
     }
 
-    fn words(&self) -> String {
+    pub(crate) fn words(&self) -> String {
         let mut text = seen(&self.farm);
         for node in self.farm.ids() {
             let _ = writeln!(

@@ -35,7 +35,7 @@ fn config(topology: &Topology) -> Config {
         nodes: topology.ids().map(node).collect(),
         timing: Timing::DEFAULT,
     };
-    Config { cluster, modules: Vec::new(), groups: Vec::new() }
+    Config { cluster, modules: Vec::new(), groups: Vec::new(), console: None }
 }
 
 fn open(topology: &Topology, config: &Config, node: NodeId, from: usize) -> anyhow::Result<Sockets> {

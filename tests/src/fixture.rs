@@ -132,6 +132,7 @@ pub fn config() -> Config {
             group(GROUP_IN_RANGE, "www", vec![1, 2]),
             group(GROUP_ANY, "any", vec![1, 0]),
         ],
+        console: None,
     }
 }
 

@@ -10,14 +10,19 @@ use crate::{cargo, run as execute, step};
 /// It loads the LLVM of the pinned toolchain; later versions want LLVM's development packages.
 const BPF_LINKER_VERSION: &str = "0.10.4";
 /// Program, and the Debian package that brings it.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("cc", "gcc"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
     // What the tests have modules take care of.
     ("nginx", "nginx-light"),
     ("systemctl", "systemd"),
+    ("python3", "python3"),
 ];
+
+/// What reads the daemon's figures as strictly as the standard has it: no program, so its files are looked for.
+const METRICS_PARSER: (&str, &str) =
+    ("/usr/lib/python3/dist-packages/prometheus_client", "python3-prometheus-client");
 
 pub(crate) fn run() -> anyhow::Result<()> {
     let changed = packages()? | rust_src()? | bpf_linker()?;
@@ -27,8 +32,11 @@ pub(crate) fn run() -> anyhow::Result<()> {
 
 /// Installs the packages whose programs are missing. True when something was done.
 fn packages() -> anyhow::Result<bool> {
-    let missing: Vec<&str> =
+    let mut missing: Vec<&str> =
         PROGRAMS.iter().filter(|(program, _)| !on_path(program)).map(|(_, package)| *package).collect();
+    if !Path::new(METRICS_PARSER.0).is_dir() {
+        missing.push(METRICS_PARSER.1);
+    }
     if missing.is_empty() {
         return Ok(false);
     }

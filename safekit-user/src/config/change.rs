@@ -12,8 +12,8 @@ const CONTEXT: usize = 2;
 pub enum Change {
     /// Comments and order at most.
     Nothing,
-    /// Scripts, checks, rules and the like of these modules: the daemon that runs takes it.
-    Upkeep(Vec<String>),
+    /// Scripts, checks and rules of modules, the console's address: the daemon that runs takes it. What it is about.
+    WhileRunning(Vec<String>),
     /// Members, addresses, timing, traffic: the daemon is started anew under a filter that stays. What it is about.
     HandOver(Vec<String>),
 }
@@ -24,17 +24,21 @@ impl Change {
             return Self::Nothing;
         }
         let mut same_upkeep = new.clone();
-        let mut modules = Vec::new();
+        let mut about = Vec::new();
         for module in &mut same_upkeep.modules {
             if let Some(before) = old.modules.iter().find(|it| it.name == module.name)
                 && before.upkeep != module.upkeep
             {
-                modules.push(module.name.clone());
+                about.push(format!("the upkeep of {}", module.name));
                 module.upkeep = before.upkeep.clone();
             }
         }
+        if old.console != new.console {
+            about.push("the console".to_owned());
+            same_upkeep.console.clone_from(&old.console);
+        }
         if *old == same_upkeep {
-            return Self::Upkeep(modules);
+            return Self::WhileRunning(about);
         }
         Self::HandOver(beyond_upkeep(old, &same_upkeep))
     }
@@ -156,7 +160,9 @@ modules:
         assert_eq!(Change::of(&old, &config(&format!("# a comment\n{FARM}"))), Change::Nothing);
         let mut upkeep = old.clone();
         upkeep.modules[0].upkeep.boot = Boot::Off;
-        assert_eq!(Change::of(&old, &upkeep), Change::Upkeep(vec!["www".into()]));
+        assert_eq!(Change::of(&old, &upkeep), Change::WhileRunning(vec!["the upkeep of www".into()]));
+        let console = config(&format!("{FARM}console: {{ listen: 0.0.0.0:9010 }}\n"));
+        assert_eq!(Change::of(&old, &console), Change::WhileRunning(vec!["the console".into()]));
         for (from, to, about) in [
             ("10.99.0.2 ", "10.99.0.3 ", "the nodes"),
             ("{ name: lan }", "{ name: lan, port: 4900 }", "the networks"),

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use super::cluster::{Addresses, cluster};
+use super::console::console;
 use super::decode::{Fields, Keys, Unique};
 use super::error::{ConfigErrors, Findings};
 use super::module::{Surroundings, modules};
@@ -16,7 +17,7 @@ pub const CONFIG_FILE_DEFAULT: &str = "/etc/safekit/safekit.yaml";
 /// 128 nodes and 64 modules take less than a tenth of it.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
-pub(super) const FILE: Keys = Keys { of: "the file", known: &["cluster", "modules"], later: &["console"] };
+pub(super) const FILE: Keys = Keys { of: "the file", known: &["cluster", "modules", "console"], later: &[] };
 
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     let name = path.display().to_string();
@@ -82,8 +83,9 @@ fn config(root: &Node, folder: &Path, findings: &mut Findings) -> Option<Config>
     let modules = fields
         .required("modules", "modules: [{ name: www, kind: farm, … }]", findings)
         .and_then(|node| modules(node, &mut surroundings, findings));
+    let console = fields.optional("console").map(|node| console(node, findings));
     let groups = surroundings.groups;
-    Some(Config { cluster: cluster?, modules: modules?, groups })
+    Some(Config { cluster: cluster?, modules: modules?, groups, console: console.flatten() })
 }
 
 fn read(path: &Path, name: &str) -> Result<Vec<u8>, ConfigErrors> {

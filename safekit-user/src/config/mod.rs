@@ -2,6 +2,7 @@
 
 pub mod change;
 mod cluster;
+mod console;
 mod decode;
 pub mod duration;
 pub mod error;
@@ -15,7 +16,7 @@ mod show;
 mod tree;
 pub mod upkeep;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 pub use cluster::KEY_FILE_DEFAULT;
@@ -37,6 +38,14 @@ pub struct Config {
     pub modules: Vec<Module>,
     /// The rule groups of all farms; [`GroupId`] is the index. The same on every node, whichever farms it takes part in.
     pub groups: Vec<Group>,
+    /// None: nothing listens for HTTP.
+    pub console: Option<Console>,
+}
+
+/// Where every node answers over HTTP: figures, health, screens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Console {
+    pub listen: SocketAddr,
 }
 
 /// Rules of one farm whose traffic is shared out in one way: they have one table of buckets.

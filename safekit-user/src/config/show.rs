@@ -16,6 +16,13 @@ pub fn effective(config: &Config) -> String {
 struct FileView<'c> {
     cluster: ClusterView<'c>,
     modules: Vec<ModuleView<'c>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    console: Option<ConsoleView>,
+}
+
+#[derive(Serialize)]
+struct ConsoleView {
+    listen: String,
 }
 
 #[derive(Serialize)]
@@ -119,6 +126,7 @@ impl<'c> FileView<'c> {
                 heartbeat: HeartbeatView::of(cluster.timing),
             },
             modules: config.modules.iter().map(|module| ModuleView::of(module, config)).collect(),
+            console: config.console.as_ref().map(|it| ConsoleView { listen: it.listen.to_string() }),
         }
     }
 }

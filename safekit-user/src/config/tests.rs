@@ -77,6 +77,7 @@ fn a_file_becomes_the_model() {
             drain_timeout: Duration::from_secs(10),
         })],
         groups: vec![group(0, Share::Weighted(vec![1, 1]))],
+        console: None,
     };
     let mut expected = expected;
     expected.modules[0].upkeep.directory = "/etc/safekit".into();

@@ -197,6 +197,7 @@ impl Reporter {
             // Added where this meets the modules, outside of the heartbeat thread.
             modules: Vec::new(),
             links: LinksInfo::default(),
+            console: None,
             generation: engine.generation().counter,
             changing: engine.pending_change().is_some(),
             warnings: self.warnings(now),

@@ -6,3 +6,4 @@ pub mod control_client;
 pub mod demo;
 pub mod exit;
 mod peer;
+pub mod web;

@@ -13,7 +13,7 @@ use safekit::front::control::Question;
 use safekit::types::cluster::{ApplyMessage, LinksInfo};
 use safekit::types::command::{Answer, NodeAnswer};
 use safekit::types::journal::{Act, ActResult, Actor};
-use safekit::types::snapshot::Warning;
+use safekit::types::snapshot::{ConsoleInfo, Warning};
 use safekit::types::{Command, Instant, ModuleInfo, NodeId, Reply, Snapshot};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -244,16 +244,27 @@ pub(super) fn complete(
     mut plain: watch::Receiver<Arc<Snapshot>>,
     cluster: Cluster,
     mut modules: watch::Receiver<Arc<Vec<ModuleInfo>>>,
+    mut console: watch::Receiver<Option<ConsoleInfo>>,
 ) -> watch::Receiver<Arc<Snapshot>> {
-    let joined = move |plain: &Arc<Snapshot>, links: LinksInfo, modules: &Arc<Vec<ModuleInfo>>| {
+    let joined = move |plain: &Arc<Snapshot>,
+                       links: LinksInfo,
+                       modules: &Arc<Vec<ModuleInfo>>,
+                       console: &Option<ConsoleInfo>| {
         let mut snapshot = Snapshot::clone(plain);
         age(&mut snapshot, clock::now());
         snapshot.modules = modules.to_vec();
         snapshot.warnings.extend(other_configurations(&links));
+        snapshot.warnings.extend(console.as_ref().and_then(deaf_console));
+        snapshot.console.clone_from(console);
         snapshot.links = links;
         Arc::new(snapshot)
     };
-    let first = joined(&plain.borrow_and_update(), cluster.info(), &modules.borrow_and_update());
+    let first = joined(
+        &plain.borrow_and_update(),
+        cluster.info(),
+        &modules.borrow_and_update(),
+        &console.borrow_and_update(),
+    );
     let (sender, receiver) = watch::channel(first);
     tokio::spawn(async move {
         loop {
@@ -261,16 +272,31 @@ pub(super) fn complete(
                 tokio::select! {
                     news = plain.changed() => news,
                     news = modules.changed() => news,
+                    news = console.changed() => news,
                 }
             };
             if let Ok(Err(_)) = timeout(FRESH, news).await {
                 return;
             }
-            let next = joined(&plain.borrow_and_update(), cluster.info(), &modules.borrow_and_update());
+            let next = joined(
+                &plain.borrow_and_update(),
+                cluster.info(),
+                &modules.borrow_and_update(),
+                &console.borrow_and_update(),
+            );
             sender.send_replace(next);
         }
     });
     receiver
+}
+
+/// Nothing answers where somebody may ask.
+fn deaf_console(console: &ConsoleInfo) -> Option<Warning> {
+    let error = console.error.as_ref()?;
+    Some(Warning {
+        what: format!("the console cannot listen on {}: {error}; trying again", console.listen),
+        remedy: "free the port, or set another `console: { listen: … }`".to_owned(),
+    })
 }
 
 /// Nodes that run with another text than this one.

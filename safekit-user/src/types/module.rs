@@ -254,6 +254,12 @@ pub struct ModuleInfo {
     /// Actions of checks and rules that count towards `max_loop`, within its span.
     pub loops: u32,
     pub loops_max: u32,
+    /// How often it has been started in the life of this daemon.
+    #[serde(default)]
+    pub starts: u64,
+    /// Of the scripts that have run in the life of this daemon.
+    #[serde(default)]
+    pub scripts: Vec<ScriptTally>,
     /// Of this node's configured share of the farm's traffic, in percent; none where the module has no traffic.
     pub share: Option<u8>,
     /// Checks are off until then (boot clock), or until they are switched on.
@@ -262,6 +268,21 @@ pub struct ModuleInfo {
     pub resources: Vec<ResourceInfo>,
     /// The same module on other nodes, as they said last.
     pub remotes: Vec<RemoteModule>,
+}
+
+/// How the runs of one script went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScriptTally {
+    /// `start_both`
+    pub script: String,
+    /// Runs that have ended, however they did.
+    pub runs: u64,
+    /// Those of them that did not end well.
+    pub failed: u64,
+    /// Of all of them together.
+    pub took_ms: u64,
+    pub took_ms_last: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -36,6 +36,9 @@ pub struct Snapshot {
     /// Connections to the other nodes, and their configurations.
     #[serde(default)]
     pub links: super::cluster::LinksInfo,
+    /// None: the configuration has no console.
+    #[serde(default)]
+    pub console: Option<ConsoleInfo>,
     /// How often weights and drains have been changed since the cluster was configured.
     pub generation: u32,
     /// Another change of them is under way.
@@ -46,6 +49,15 @@ pub struct Snapshot {
     pub undelivered: Vec<Undelivered>,
     /// The newest last; bounded.
     pub events: Vec<Event>,
+}
+
+/// Where this node answers over HTTP, or why it does not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConsoleInfo {
+    pub listen: std::net::SocketAddr,
+    /// None: it listens.
+    pub error: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -158,7 +158,7 @@ const LATER: &[Change] = &[
     ),
     ("max_loop", "    kind: farm", "    kind: farm\n    max_loop: thrice"),
     ("checks", "    kind: farm", "    kind: farm\n    checks: [{ name: http }]"),
-    ("console", "modules:\n", "console: { listen: '0.0.0.0:9010' }\nmodules:\n"),
+    ("console", "modules:\n", "console: { listen: 9010 }\nmodules:\n"),
 ];
 
 fn whole_files() -> Vec<Fault> {

@@ -305,9 +305,8 @@ fn effect(old: &Config, new: &Config, own: &str) -> Effect {
             lines.push("nothing changes but comments and order".to_owned());
             None
         }
-        Change::Upkeep(modules) => {
-            lines
-                .push(format!("scripts, checks and rules of {} change while it runs", modules.join(" and ")));
+        Change::WhileRunning(about) => {
+            lines.push(format!("taken while it runs: {}", about.join(", ")));
             None
         }
         Change::HandOver(about) => Some(format!(

@@ -13,6 +13,7 @@ mod board;
 mod keeper;
 mod memory;
 mod share;
+mod tally;
 mod valve;
 
 use std::path::PathBuf;
@@ -215,6 +216,8 @@ fn unseen(module: &Module) -> ModuleInfo {
         next_step: None,
         loops: 0,
         loops_max: module.upkeep.max_loop.count,
+        starts: 0,
+        scripts: Vec::new(),
         share: None,
         maintenance: None,
         checks: Vec::new(),

@@ -2,7 +2,7 @@
 
 use super::Checks;
 use crate::types::Snapshot;
-use crate::types::snapshot::{MemberState, Undelivered, Verdict};
+use crate::types::snapshot::{ConsoleInfo, MemberState, Undelivered, Verdict};
 
 /// A heartbeat later than that eats into the lease.
 const LATE_PERCENT_MAX: u64 = 50;
@@ -33,6 +33,15 @@ pub(super) fn judge(checks: &mut Checks<'_>, daemon: Option<&Snapshot>) {
         );
     } else {
         checks.ok("punctuality", format!("at most {late_ms} ms late in the last minute"));
+    }
+    match &snapshot.console {
+        None => {}
+        Some(ConsoleInfo { listen, error: None }) => checks.ok("console", format!("answers on {listen}")),
+        Some(ConsoleInfo { listen, error: Some(error) }) => checks.warning(
+            "console",
+            format!("cannot listen on {listen}: {error}"),
+            "free the port, or set another `console: { listen: … }`; the daemon tries again by itself",
+        ),
     }
     if heartbeat.rejected > 0 {
         checks.warning(

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::board::Board;
 use super::memory::{Found, Kept};
 use super::share::{next_step, share};
+use super::tally::Tally;
 use super::valve::Valve;
 use super::{Ask, Ground, Happened, Level};
 use crate::config::upkeep::{OnFailure, When};
@@ -68,6 +69,7 @@ pub(super) struct Keeper {
     happened: mpsc::Sender<Happened>,
     maintenance: Option<Maintenance>,
     running: Option<RunId>,
+    tally: Tally,
     down: Vec<oneshot::Sender<()>>,
     handing_over: Vec<oneshot::Sender<()>>,
 }
@@ -106,6 +108,7 @@ impl Keeper {
             maintenance: kept.maintenance,
             kept,
             running: None,
+            tally: Tally::default(),
             down: Vec::new(),
             handing_over: Vec::new(),
             module,
@@ -280,6 +283,7 @@ impl Keeper {
 
     fn run_script(&mut self, order: &Order) {
         self.running = Some(order.run);
+        self.tally.begin(order.run, order.script, clock::now());
         self.note(Level::Info, "script", &format!("{:?} starts", order.script), Some(order.cause.clone()));
         self.runner.run(Run {
             run: order.run,
@@ -323,6 +327,7 @@ impl Keeper {
     }
 
     fn end(&mut self, run: RunId, end: ScriptEnd) {
+        self.tally.end(run, &end, clock::now());
         if self.running == Some(run) {
             self.running = None;
         }

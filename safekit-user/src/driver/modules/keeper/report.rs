@@ -28,6 +28,8 @@ impl Keeper {
             next_step: self.automaton.next_step(),
             loops: self.automaton.loops(now),
             loops_max: self.module.upkeep.max_loop.count,
+            starts: self.automaton.starts(),
+            scripts: self.tally.all(),
             share: self.valve.as_ref().map(Valve::share),
             maintenance: self.maintenance,
             checks: self.checks.infos(),
