@@ -315,9 +315,10 @@ pub(crate) fn facts(
     config: &Config,
     me: NodeId,
     run_dir: &Path,
+    state_dir: &Path,
     daemon: Option<Snapshot>,
 ) -> anyhow::Result<Facts> {
-    Ok(safekit::driver::doctor::gather(config, me, &pin_dir(run_dir), daemon)?)
+    Ok(safekit::driver::doctor::gather(config, me, (&pin_dir(run_dir), state_dir), daemon)?)
 }
 
 /// What a daemon that no longer answers has left of its journal.

@@ -121,7 +121,8 @@ impl Diagnosis {
     #[track_caller]
     fn assert(&self, expected: &[(&str, &str, &str, &str)]) {
         let wrong = self.checks.iter().filter(|it| it["state"] == "warning" || it["state"] == "fault");
-        let wrong: Vec<_> = wrong.collect();
+        // Whether something keeps the time of day is the machine's affair.
+        let wrong: Vec<_> = wrong.filter(|it| it["name"] != "time of day").collect();
         let names = |it: &Value| {
             [&it["about"], &it["name"], &it["state"]].map(|text| text.as_str().unwrap_or("?").to_owned())
         };

@@ -7,7 +7,7 @@ use super::decode::{Fields, Keys, text};
 use super::error::{Findings, quoted};
 use super::tree::Node;
 
-const CONSOLE: Keys = Keys { of: "`console`", known: &["listen"], later: &[] };
+pub(super) const CONSOLE: Keys = Keys { of: "`console`", known: &["listen"], later: &[] };
 const HINT: &str =
     "write ADDRESS:PORT, for example 0.0.0.0:9010 or '[::]:9010' for every address of each node";
 

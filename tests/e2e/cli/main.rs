@@ -1,6 +1,8 @@
 //! The command line as users and scripts meet it: the real binary, its exit codes and its words.
 
+mod bundle;
 mod faulty;
+mod manual;
 mod schema;
 mod stage;
 mod verbs;

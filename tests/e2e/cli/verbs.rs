@@ -13,7 +13,7 @@ use crate::stage::{N1, N2, N3, PATIENCE, Stage};
 const SEEN: &str = include_str!("verbs.txt");
 const HELP: &str = include_str!("help.txt");
 
-const VERBS: [&str; 28] = [
+const VERBS: [&str; 35] = [
     "start",
     "stop",
     "restart",
@@ -42,6 +42,13 @@ const VERBS: [&str; 28] = [
     "drain",
     "undrain",
     "reload",
+    "events",
+    "audit",
+    "doctor",
+    "snapshot",
+    "config schema",
+    "completions",
+    "man",
 ];
 
 #[test]

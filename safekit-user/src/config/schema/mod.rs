@@ -19,6 +19,7 @@ pub fn schema() -> Value {
         vec![
             field("cluster", cluster::cluster(), "Who is there, and how they reach each other.").required(),
             field("modules", module::modules(), "What the cluster keeps available.").required(),
+            field("console", console(), "Where each node answers over HTTP: figures, and health for balancers."),
         ],
         json!({}),
     );
@@ -27,6 +28,11 @@ pub fn schema() -> Value {
     head.insert("title".into(), "safekit.yaml".into());
     head.insert("description".into(), "A cluster and its modules; the same file on every node.".into());
     schema
+}
+
+fn console() -> Value {
+    let listen = field("listen", any_text(), "An address and a port of this node: `0.0.0.0:9010`, `[::]:9010`.");
+    mapping(&super::console::CONSOLE, vec![listen.required()], json!({}))
 }
 
 /// One key of a mapping.

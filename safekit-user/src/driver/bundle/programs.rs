@@ -67,11 +67,15 @@ fn run(path: &str, words: &[&str], deadline: Duration) -> Item {
         (false, _) => Some(format!("`{}` did not end within {deadline:?}, and was ended", words.join(" "))),
         (true, _) if !said.is_whole => Some(format!("cut after {ITEM_BYTES_MAX} bytes")),
         (true, Some(status)) if !status.success() => {
-            Some(format!("`{}`: {status}: {}", words.join(" "), String::from_utf8_lossy(&said.err).trim()))
+            Some(format!("`{}`: {status}: {}", words.join(" "), first_line(&said.err)))
         }
         (true, _) => None,
     };
     Item { path: path.to_owned(), text: String::from_utf8_lossy(&said.out).into_owned(), note }
+}
+
+fn first_line(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim().lines().next().unwrap_or_default().to_owned()
 }
 
 /// By itself once it has closed its output, otherwise by force, with all that it had started.

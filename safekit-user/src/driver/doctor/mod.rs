@@ -5,6 +5,7 @@
 //! links     netlink: interfaces, addresses, programs        ethtool  offloads
 //! claim     ARP or neighbour solicitation for a virtual IP, only while no daemon runs here
 //! echo      echo requests to the peers, small and as large as the MTU
+//! upkeep    units and programs of modules, key file, disk space, TCP to the peers while a daemon runs here
 //! ```
 
 mod claim;
@@ -13,6 +14,7 @@ mod ethtool;
 mod links;
 mod machine;
 mod ports;
+mod upkeep;
 
 use std::io;
 use std::path::Path;
@@ -30,7 +32,12 @@ pub enum Error {
 }
 
 /// Everything about this machine that its part of the farm depends on. `daemon` is what it says, where one runs.
-pub fn gather(config: &Config, me: NodeId, pin_dir: &Path, daemon: Option<Snapshot>) -> Result<Facts, Error> {
+pub fn gather(
+    config: &Config,
+    me: NodeId,
+    (pin_dir, state_dir): (&Path, &Path),
+    daemon: Option<Snapshot>,
+) -> Result<Facts, Error> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Netlink)?;
     let links = runtime.block_on(Links::read()).map_err(Error::Netlink)?;
@@ -56,7 +63,15 @@ pub fn gather(config: &Config, me: NodeId, pin_dir: &Path, daemon: Option<Snapsh
         })
         .collect();
     let networks = networks(config, me, &links, daemon.is_some());
-    Ok(Facts { machine: machine::gather(config, me), interfaces, networks, virtual_ips, daemon })
+    Ok(Facts {
+        machine: machine::gather(config, me),
+        interfaces,
+        networks,
+        virtual_ips,
+        keeping: upkeep::keeping(config, state_dir),
+        applications: runtime.block_on(upkeep::applications(config, me)),
+        daemon,
+    })
 }
 
 fn interface(name: &str, links: &Links, pin_dir: &Path, runtime: &tokio::runtime::Runtime) -> Interface {
@@ -104,6 +119,7 @@ fn networks(config: &Config, me: NodeId, links: &Links, daemon: bool) -> Vec<Net
             port: settings.port,
             heartbeat_port: if daemon { PortState::Ours } else { ports::try_port(own, settings.port) },
             // A loopback takes 64 KiB, which no echo request can be.
+            doors: daemon.then(|| upkeep::doors(&others, settings.port)),
             peers: mtu.filter(|mtu| *mtu <= echo::MTU_MAX).and_then(|mtu| echo::ask(own, &others, mtu).ok()),
             interface,
             mtu,

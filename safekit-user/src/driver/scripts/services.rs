@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::output::{Output, last_line};
 use super::shell::{Limits, Reached};
 use crate::driver::clock;
+use crate::engine::doctor::facts::ServiceTrouble;
 use crate::types::module::ScriptEnd;
 
 /// How to reach systemd.
@@ -105,17 +106,13 @@ impl Systemctl {
         self.each(services.iter(), Change::Restart, output, limits).await
     }
 
-    /// What an operator should know before safekit takes these services over.
-    pub async fn warnings(&self, services: &[String]) -> Vec<String> {
-        let mut warnings = Vec::new();
-        for service in services {
-            match timeout(QUESTION_TIMEOUT, self.look(service)).await {
-                Ok(Ok(unit)) => warnings.extend(warning(service, &unit)),
-                Ok(Err(error)) => warnings.push(error),
-                Err(_) => warnings.push(format!("systemd does not answer about {service}")),
-            }
+    /// What an operator should know before safekit takes this service over.
+    pub async fn trouble(&self, service: &str) -> Option<ServiceTrouble> {
+        match timeout(QUESTION_TIMEOUT, self.look(service)).await {
+            Ok(Ok(unit)) => trouble(service, &unit),
+            Ok(Err(error)) => Some(ServiceTrouble::Unknown(error)),
+            Err(_) => Some(ServiceTrouble::Unknown(format!("systemd does not answer about {service}"))),
         }
-        warnings
     }
 
     async fn each<'s>(
@@ -310,14 +307,19 @@ fn unusable(service: &str, unit: &Unit) -> String {
     }
 }
 
-fn warning(service: &str, unit: &Unit) -> Option<String> {
-    if unit.load != "loaded" {
-        return Some(unusable(service, unit));
+fn trouble(service: &str, unit: &Unit) -> Option<ServiceTrouble> {
+    if unit.load == "loaded" {
+        let at_boot = matches!(unit.file.as_str(), "enabled" | "enabled-runtime");
+        return at_boot.then_some(ServiceTrouble::StartsByItself);
     }
-    let at_boot = matches!(unit.file.as_str(), "enabled" | "enabled-runtime");
-    at_boot.then(|| {
-        format!("{service} is also started by systemd at boot, without safekit: systemctl disable {service}")
-    })
+    let (why, remedy) = match unit.load.as_str() {
+        "not-found" => {
+            (format!("systemd knows no unit {service}"), format!("systemctl list-unit-files '{service}*'"))
+        }
+        "masked" => (format!("{service} is masked"), format!("systemctl unmask {service}")),
+        other => (format!("systemd cannot load {service} ({other})"), format!("systemctl status {service}")),
+    };
+    Some(ServiceTrouble::Unusable { why, remedy })
 }
 
 /// `KEY=VALUE` lines, in an order of systemd's own.

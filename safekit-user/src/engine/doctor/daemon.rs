@@ -22,6 +22,7 @@ pub(super) fn judge(checks: &mut Checks<'_>, daemon: Option<&Snapshot>) {
         }
         Verdict::Down => checks.fault("state", snapshot.summary.clone(), "safekit status"),
     }
+    configurations(checks, snapshot);
     delivery(checks, snapshot);
     let heartbeat = &snapshot.heartbeat;
     let late_ms = heartbeat.lateness_max_us / 1000;
@@ -52,6 +53,21 @@ pub(super) fn judge(checks: &mut Checks<'_>, daemon: Option<&Snapshot>) {
     } else {
         checks.ok("strangers", "every heartbeat was of this cluster");
     }
+}
+
+fn configurations(checks: &mut Checks<'_>, snapshot: &Snapshot) {
+    let own = &snapshot.links.config;
+    let heard = snapshot.links.nodes.iter().filter_map(|link| Some((&link.node, link.config.as_ref()?)));
+    let other: Vec<&str> =
+        heard.filter(|(_, config)| *config != own).map(|(node, _)| node.as_str()).collect();
+    if other.is_empty() {
+        return checks.ok("configuration", "the same on every node that was heard");
+    }
+    checks.warning(
+        "configuration",
+        format!("another one on {}: they may not agree about who does what", other.join(", ")),
+        "safekit config diff /etc/safekit/safekit.yaml  (then safekit config apply: everywhere, or nowhere)",
+    );
 }
 
 /// Whether frames to the virtual MACs arrive, by peer and in both directions, as the probes of the last seconds tell.

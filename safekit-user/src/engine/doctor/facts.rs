@@ -14,6 +14,9 @@ pub struct Facts {
     /// The heartbeat's networks that this node has an address on.
     pub networks: Vec<Network>,
     pub virtual_ips: Vec<VirtualIp>,
+    pub keeping: Keeping,
+    /// Of the modules of this node that start something.
+    pub applications: Vec<Application>,
     /// None: no daemon answers on this node.
     pub daemon: Option<Snapshot>,
 }
@@ -123,6 +126,8 @@ pub struct Network {
     pub heartbeat_port: PortState,
     /// None: they could not be asked.
     pub peers: Option<Vec<Peer>>,
+    /// None: not asked, because no daemon runs here that could use them.
+    pub doors: Option<Vec<Door>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,6 +148,75 @@ pub struct Peer {
     pub small: bool,
     /// As large as the interface lets out.
     pub large: bool,
+}
+
+/// What the daemon keeps, and what it keeps time by.
+#[derive(Clone, Debug)]
+pub struct Keeping {
+    /// What is wrong with the cluster key's file, and the command that mends it.
+    pub key: Result<(), (String, String)>,
+    /// Whether something keeps the time of day right.
+    pub clock_is_synchronised: Option<bool>,
+    pub state_dir: String,
+    /// For a user without privileges, on the file system of the state directory.
+    pub state_bytes_free: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Application {
+    pub module: String,
+    pub services: Vec<Service>,
+    pub scripts: Vec<ScriptFile>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub name: String,
+    /// None: systemd has it, and leaves it to safekit.
+    pub trouble: Option<ServiceTrouble>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceTrouble {
+    /// It cannot be started: why, and what to type.
+    Unusable { why: String, remedy: String },
+    /// systemd starts it at boot by itself.
+    StartsByItself,
+    /// systemd could not be asked.
+    Unknown(String),
+}
+
+/// A program that a script or a custom check names by its path.
+#[derive(Clone, Debug)]
+pub struct ScriptFile {
+    /// `start_both`, `check disk`
+    pub of: String,
+    pub path: String,
+    pub state: ScriptState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScriptState {
+    Executable,
+    Missing,
+    NotExecutable,
+}
+
+/// Whether another node's cluster port takes connections.
+#[derive(Clone, Debug)]
+pub struct Door {
+    pub node: String,
+    pub address: IpAddr,
+    pub state: DoorState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DoorState {
+    Open,
+    /// Its host said no at once.
+    Refused,
+    /// Nothing came back.
+    Silent,
 }
 
 #[derive(Clone, Debug)]

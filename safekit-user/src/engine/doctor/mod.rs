@@ -4,9 +4,11 @@
 //! driver/doctor --Facts--> judge --Check, Check, …--> front/cli/doctor
 //! ```
 
+mod application;
 mod daemon;
 pub mod facts;
 mod interface;
+mod keeping;
 pub mod machine;
 mod network;
 #[cfg(test)]
@@ -20,6 +22,7 @@ use facts::Facts;
 pub fn judge(facts: &Facts) -> Vec<Check> {
     let mut checks = Vec::new();
     machine::judge(&mut Checks { about: "machine".to_owned(), found: &mut checks }, facts);
+    keeping::judge(&mut Checks { about: "machine".to_owned(), found: &mut checks }, &facts.keeping);
     for interface in &facts.interfaces {
         let about = format!("interface {}", interface.name);
         interface::judge(&mut Checks { about, found: &mut checks }, interface, facts);
@@ -31,6 +34,10 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
     for vip in &facts.virtual_ips {
         let about = format!("virtual IP {}", vip.address);
         virtual_ip::judge(&mut Checks { about, found: &mut checks }, vip);
+    }
+    for application in &facts.applications {
+        let about = format!("module {}", application.module);
+        application::judge(&mut Checks { about, found: &mut checks }, application);
     }
     daemon::judge(&mut Checks { about: "daemon".to_owned(), found: &mut checks }, facts.daemon.as_ref());
     checks

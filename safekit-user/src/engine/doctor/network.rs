@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Checks;
-use super::facts::{Network, Peer, PortState};
+use super::facts::{Door, DoorState, Network, Peer, PortState};
 
 pub(super) fn judge(checks: &mut Checks<'_>, network: &Network) {
     let Network { own, port, .. } = network;
@@ -31,9 +31,34 @@ pub(super) fn judge(checks: &mut Checks<'_>, network: &Network) {
         }
         PortState::Unknown(why) => checks.unknown("heartbeat port", format!("cannot be tried: {why}")),
     }
+    if let Some(all) = network.doors.as_ref().filter(|all| !all.is_empty()) {
+        doors(checks, network, all);
+    }
     match (&network.peers, network.mtu) {
         (Some(peers), Some(mtu)) => reach(checks, network, peers, mtu),
         (_, _) => checks.unknown("path to the peers", "cannot ask them: needs root and an own address"),
+    }
+}
+
+/// Configurations, commands and keys go over TCP, beside the heartbeats.
+fn doors(checks: &mut Checks<'_>, network: &Network, doors: &[Door]) {
+    let port = network.port;
+    let Some(shut) = doors.iter().find(|door| door.state != DoorState::Open) else {
+        return checks
+            .ok("cluster port", format!("{} of {0} nodes take connections on {port}/tcp", doors.len()));
+    };
+    let (node, address) = (&shut.node, shut.address);
+    match shut.state {
+        DoorState::Refused => checks.warning(
+            "cluster port",
+            format!("{node} refuses connections on {port}/tcp: no daemon runs there, or a firewall rejects them"),
+            format!("safekit doctor  (on {node}; ss -tlnp 'sport = :{port}' shows who listens)"),
+        ),
+        DoorState::Open | DoorState::Silent => checks.warning(
+            "cluster port",
+            format!("no answer from {node} on {port}/tcp: commands and configurations do not reach it"),
+            format!("nc -vz {address} {port}  (let {port}/tcp and {port}/udp pass the firewalls between the nodes)"),
+        ),
     }
 }
 

@@ -44,6 +44,7 @@ fn healthy() -> Facts {
             mtu: Some(1500),
             heartbeat_port: PortState::Free,
             peers: Some(vec![peer(true, true)]),
+            doors: Some(vec![door(DoorState::Open)]),
         }],
         virtual_ips: vec![VirtualIp {
             address: [10, 0, 0, 9].into(),
@@ -51,8 +52,27 @@ fn healthy() -> Facts {
             configured_on: vec!["lo".into()],
             claim: Claim::Nobody,
         }],
+        keeping: Keeping {
+            key: Ok(()),
+            clock_is_synchronised: Some(true),
+            state_dir: "/var/lib/safekit".into(),
+            state_bytes_free: Some(9 << 30),
+        },
+        applications: vec![Application {
+            module: "www".into(),
+            services: vec![Service { name: "nginx".into(), trouble: None }],
+            scripts: vec![ScriptFile {
+                of: "prestart".into(),
+                path: "/srv/ready".into(),
+                state: ScriptState::Executable,
+            }],
+        }],
         daemon: None,
     }
+}
+
+fn door(state: DoorState) -> Door {
+    Door { node: "web2".into(), address: [10, 0, 0, 2].into(), state }
 }
 
 fn peer(small: bool, large: bool) -> Peer {
@@ -86,6 +106,47 @@ fn a_healthy_node_has_nothing_to_do() {
     names.sort();
     names.dedup();
     assert_eq!(names.len(), checks.len(), "a name is unique for its thing");
+}
+
+#[test]
+fn what_is_wrong_with_what_the_daemon_keeps() {
+    let m = "machine";
+    let exposed =
+        |it: &mut Facts| it.keeping.key = Err(("it can be read by others".into(), "chmod 600 k".into()));
+    check(exposed, m, "cluster key", Fault, "chmod 600 k");
+    check(|it| it.keeping.clock_is_synchronised = Some(false), m, "time of day", Warning, "set-ntp");
+    check(|it| it.keeping.clock_is_synchronised = None, m, "time of day", Unknown, "");
+    let free = |bytes| move |it: &mut Facts| it.keeping.state_bytes_free = bytes;
+    check(free(Some(100 << 20)), m, "state directory", Warning, "df -h /var/lib/safekit");
+    check(free(Some(1 << 20)), m, "state directory", Fault, "df -h /var/lib/safekit");
+    check(free(None), m, "state directory", Unknown, "");
+}
+
+#[test]
+fn what_is_wrong_with_an_application() {
+    let about = "module www";
+    let service = |trouble| move |it: &mut Facts| it.applications[0].services[0].trouble = Some(trouble);
+    check(
+        service(ServiceTrouble::StartsByItself),
+        about,
+        "service nginx",
+        Warning,
+        "systemctl disable nginx",
+    );
+    let masked =
+        ServiceTrouble::Unusable { why: "it is masked".into(), remedy: "systemctl unmask nginx".into() };
+    check(service(masked), about, "service nginx", Fault, "systemctl unmask nginx");
+    check(service(ServiceTrouble::Unknown("no systemd".into())), about, "service nginx", Unknown, "");
+    let script = |state| move |it: &mut Facts| it.applications[0].scripts[0].state = state;
+    check(script(ScriptState::Missing), about, "prestart", Fault, "ls -l /srv/ready");
+    check(script(ScriptState::NotExecutable), about, "prestart", Fault, "chmod +x /srv/ready");
+}
+
+#[test]
+fn a_cluster_port_that_takes_no_connections_is_named() {
+    let shut = |state| move |it: &mut Facts| it.networks[0].doors = Some(vec![door(state)]);
+    check(shut(DoorState::Refused), "network lan", "cluster port", Warning, "sport = :4800");
+    check(shut(DoorState::Silent), "network lan", "cluster port", Warning, "nc -vz 10.0.0.2 4800");
 }
 
 #[test]

@@ -22,6 +22,9 @@ pub struct DoctorArgs {
     /// Which node of the file this is. Default: the host name.
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
+    /// Where the daemon's durable state lives.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/safekit")]
+    pub state_dir: PathBuf,
     /// Print only what needs attention.
     #[arg(short, long)]
     pub quiet: bool,
@@ -33,8 +36,13 @@ pub struct DoctorArgs {
 }
 
 /// How this node is looked at; the wiring knows who does it.
-pub type Gather =
-    fn(config: &Config, me: NodeId, run_dir: &Path, daemon: Option<Snapshot>) -> anyhow::Result<Facts>;
+pub type Gather = fn(
+    config: &Config,
+    me: NodeId,
+    run_dir: &Path,
+    state_dir: &Path,
+    daemon: Option<Snapshot>,
+) -> anyhow::Result<Facts>;
 
 pub fn run(args: &DoctorArgs, gather: Gather) -> Exit {
     let config = match config::load(&args.config) {
@@ -55,7 +63,7 @@ pub fn run(args: &DoctorArgs, gather: Gather) -> Exit {
         ));
         return Exit::Failed;
     };
-    let facts = match gather(&config, me, &args.asking.run_dir, ask_daemon(args)) {
+    let facts = match gather(&config, me, &args.asking.run_dir, &args.state_dir, ask_daemon(args)) {
         Ok(facts) => facts,
         Err(error) => {
             fail(error.as_ref(), "sudo safekit doctor");

@@ -148,7 +148,7 @@ fn doctor(
     let Some(id) = me.and_then(|name| config.node(name)) else {
         return Item::lacking(PATH, "this host is no node of the configuration");
     };
-    match gather(config, id, &args.asking.run_dir, daemon) {
+    match gather(config, id, &args.asking.run_dir, &args.state_dir, daemon) {
         Ok(facts) => json_item(PATH, &judge(&facts)),
         Err(error) => Item::lacking(PATH, format!("{error:#}")),
     }

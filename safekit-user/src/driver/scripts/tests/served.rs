@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::driver::scripts::services::Systemctl;
+use crate::engine::doctor::facts::ServiceTrouble;
 
 /// `UNIT.state` holds `ActiveState`; `UNIT.becomes` what a start makes of it; `UNIT.slow` makes starts hang.
 const FAKE: &str = r#"#!/bin/sh
@@ -191,12 +192,14 @@ async fn a_service_that_starts_at_boot_by_itself_is_a_warning() {
     let bench = Bench::with_services("boot", &["db", "web"], &[]);
     bench.set("web.file", "enabled");
     bench.set("db.file", "disabled");
-    let services = ["db", "web", "gone"].map(str::to_owned);
+    let systemctl = bench.systemctl();
+    assert_eq!(systemctl.trouble("db").await, None);
+    assert_eq!(systemctl.trouble("web").await, Some(ServiceTrouble::StartsByItself));
+    let Some(ServiceTrouble::Unusable { why, remedy }) = systemctl.trouble("gone").await else {
+        panic!("there is no such unit")
+    };
     assert_eq!(
-        bench.systemctl().warnings(&services).await,
-        [
-            "web is also started by systemd at boot, without safekit: systemctl disable web",
-            "systemd knows no unit gone"
-        ]
+        (why.as_str(), remedy.as_str()),
+        ("systemd knows no unit gone", "systemctl list-unit-files 'gone*'")
     );
 }
