@@ -19,7 +19,11 @@ pub fn schema() -> Value {
         vec![
             field("cluster", cluster::cluster(), "Who is there, and how they reach each other.").required(),
             field("modules", module::modules(), "What the cluster keeps available.").required(),
-            field("console", console(), "Where each node answers over HTTP: figures, and health for balancers."),
+            field(
+                "console",
+                console(),
+                "Where each node answers over HTTP: figures, and health for balancers.",
+            ),
         ],
         json!({}),
     );
@@ -31,7 +35,8 @@ pub fn schema() -> Value {
 }
 
 fn console() -> Value {
-    let listen = field("listen", any_text(), "An address and a port of this node: `0.0.0.0:9010`, `[::]:9010`.");
+    let listen =
+        field("listen", any_text(), "An address and a port of this node: `0.0.0.0:9010`, `[::]:9010`.");
     mapping(&super::console::CONSOLE, vec![listen.required()], json!({}))
 }
 
