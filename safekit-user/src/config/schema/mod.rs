@@ -88,7 +88,9 @@ fn mapping(keys: &Keys, fields: Vec<Field>, also: Value) -> Value {
 
 /// One to `most` of them.
 fn list(items: Value, most: usize) -> Value {
-    json!({ "type": "array", "items": items, "minItems": 1, "maxItems": most })
+    let mut schema = json!({ "type": "array", "minItems": 1, "maxItems": most });
+    schema["items"] = items;
+    schema
 }
 
 /// The same, and none twice.

@@ -168,11 +168,11 @@ fn without_variables(value: Value) -> Value {
     match value {
         Value::Object(entries) => entries
             .into_iter()
-            .map(|(key, value)| match value {
-                Value::Object(inner) if matches!(key.as_str(), "variables" | "environment") => {
-                    (key, inner.into_iter().map(|(name, _)| (name, json!(REMOVED))).collect())
-                }
-                value => (key, without_variables(value)),
+            .map(|(key, value)| {
+                let hides = matches!(key.as_str(), "variables" | "environment");
+                let names = value.as_object().filter(|_| hides).map(|inner| inner.keys().cloned());
+                let hidden = names.map(|names| names.map(|name| (name, json!(REMOVED))).collect());
+                (key, hidden.unwrap_or_else(|| without_variables(value)))
             })
             .collect(),
         Value::Array(items) => items.into_iter().map(without_variables).collect(),
@@ -186,7 +186,7 @@ fn without(text: &str, value: &str, inside_words: bool) -> String {
     while let Some(place) = rest.find(value) {
         let after = &rest[place + value.len()..];
         let before = rest[..place].chars().next_back().or_else(|| clean.chars().next_back());
-        let touches = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric());
+        let touches = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
         clean.push_str(&rest[..place]);
         let keep = !inside_words && (touches(before) || touches(after.chars().next()));
         clean.push_str(if keep { value } else { REMOVED });

@@ -12,7 +12,7 @@ pub(super) fn judge(checks: &mut Checks<'_>, keeping: &Keeping) {
     match &keeping.key {
         Ok(()) => checks.ok("cluster key", "there, and readable by its owner alone"),
         Err((what, remedy)) => {
-            checks.fault("cluster key", format!("{what}: the daemon does not start"), remedy)
+            checks.fault("cluster key", format!("{what}: the daemon does not start"), remedy);
         }
     }
     match keeping.clock_is_synchronised {

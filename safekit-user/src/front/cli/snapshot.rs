@@ -8,7 +8,6 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::doctor::Gather;
-use super::place::Where;
 use super::{Asking, Format, err, fail, out};
 use crate::config::{self, CONFIG_FILE_DEFAULT, Config};
 use crate::engine::bundle::names::Names;
@@ -38,19 +37,25 @@ pub struct SnapshotArgs {
     /// A summary for people, or JSON for programs.
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     pub output: Format,
-    #[command(flatten)]
-    pub place: Where,
+    /// Also what this other node's daemon says; may be given several times.
+    #[arg(long = "node", value_name = "NAME", conflicts_with = "all")]
+    pub nodes: Vec<String>,
+    /// Also what the daemons of all other nodes say.
+    #[arg(long)]
+    pub all: bool,
     #[command(flatten)]
     pub asking: Asking,
 }
+
+/// What was written, or why not, with the next step.
+pub type Outcome = Result<Written, (anyhow::Error, &'static str)>;
 
 /// Who looks at this machine and writes the file; the wiring knows.
 pub struct Hands {
     pub collect: fn(state_dir: &Path, modules: &[String]) -> Vec<Item>,
     pub host_names: fn() -> Vec<String>,
     pub default_name: fn(node: &str) -> PathBuf,
-    /// The error comes with its next step.
-    pub write: fn(path: &Path, top: &str, items: &[Item]) -> Result<Written, (anyhow::Error, &'static str)>,
+    pub write: fn(path: &Path, top: &str, items: &[Item]) -> Outcome,
     pub facts: Gather,
 }
 
@@ -181,9 +186,9 @@ impl Asked {
     }
 
     fn other_nodes(&mut self, args: &SnapshotArgs, config: Option<&Config>, me: Option<&str>) {
-        let all: Vec<String> = match (args.place.all, config) {
+        let all: Vec<String> = match (args.all, config) {
             (true, Some(config)) => config.cluster.nodes.iter().map(|node| node.name.clone()).collect(),
-            _ => args.place.nodes.clone(),
+            _ => args.nodes.clone(),
         };
         for node in all.iter().filter(|node| Some(node.as_str()) != me) {
             let prefix = format!("nodes/{node}");
