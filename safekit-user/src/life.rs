@@ -16,9 +16,13 @@ use safekit::driver::daemon::{Life, Running, pin_dir};
 use safekit::driver::datapath;
 use safekit::driver::journal::{self, Journal};
 use safekit::driver::modules::{Memory, Modules};
-use safekit::driver::supervise::{Asked, Beating, DaemonFiles, Outcome, Signals, Supervisor};
+use safekit::driver::notify::{self, Manager};
+use safekit::driver::rights;
+use safekit::driver::scripts::Way;
+use safekit::driver::supervise::{Asked, Beating, DaemonFiles, Error, Outcome, Signals, Supervisor};
 use safekit::engine::doctor::facts::Facts;
 use safekit::front::cli::DaemonArgs;
+use safekit::front::cli::status::verdict_word;
 use safekit::front::control;
 use safekit::front::exit::Exit;
 use safekit::front::web;
@@ -69,6 +73,9 @@ fn parent(args: &DaemonArgs) -> anyhow::Result<()> {
     let (config, keys, me) = read(&files)?;
     prepare(&args.run_dir)?;
     let pins = pin_dir(&args.run_dir);
+    // Before the right to mount is given back.
+    datapath::ensure_bpffs(&pins).with_context(|| format!("cannot make {} a bpffs", pins.display()))?;
+    give_back_rights();
     let program = std::env::current_exe().context("cannot name the program that runs")?;
     let supervisor = Supervisor {
         config,
@@ -79,6 +86,7 @@ fn parent(args: &DaemonArgs) -> anyhow::Result<()> {
         pin_dir: pins.clone(),
         check: |files| read(files).map(drop).map_err(|error| format!("{error:#}")),
         files,
+        manager: Manager::of_environment(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(supervisor.run());
@@ -86,6 +94,10 @@ fn parent(args: &DaemonArgs) -> anyhow::Result<()> {
     if matches!(outcome, Ok(Outcome::HandedOver)) {
         // The same process, so that whoever watches it sees no end: only the program behind the path may be another.
         return Err(std::process::Command::new(program).args(std::env::args_os().skip(1)).exec().into());
+    }
+    if matches!(outcome, Err(Error::Stuck)) {
+        // The addresses are still there, and the filter with its closed lease guards them until the next life.
+        return Ok(outcome.map(drop)?);
     }
     datapath::remove_pins(&pins).context("cannot remove the pinned maps")?;
     for file in ["control.sock", "daemon.pid"] {
@@ -98,15 +110,23 @@ fn parent(args: &DaemonArgs) -> anyhow::Result<()> {
 
 /// A daemon that ends, well or not, says so; only one that dies does not.
 fn beating(args: &DaemonArgs, boot: &str) -> anyhow::Result<()> {
-    let pulse = args.pulse.map(Beating::take).transpose().context("--pulse is no descriptor")?;
-    let result = child(args, boot);
+    give_back_rights();
+    let pulse = args.pulse.map(Beating::take).transpose().context("--pulse is no descriptor")?.map(Arc::new);
+    let result = child(args, boot, pulse.clone());
     if let Some(pulse) = pulse {
         pulse.farewell();
     }
     result
 }
 
-fn child(args: &DaemonArgs, boot: &str) -> anyhow::Result<()> {
+/// Before there is any other thread. Without it the daemon works as well, and `safekit doctor` says so.
+fn give_back_rights() {
+    if let Err(error) = rights::keep_what_is_needed(Way::of_environment()) {
+        tracing::warn!(%error, "the daemon keeps rights that it does not need");
+    }
+}
+
+fn child(args: &DaemonArgs, boot: &str, pulse: Option<Arc<Beating>>) -> anyhow::Result<()> {
     // Without its parent nobody would announce this daemon's death: end cleanly with it.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
     let files = DaemonFiles { config: args.config.clone(), node: args.node.clone() };
@@ -124,12 +144,18 @@ fn child(args: &DaemonArgs, boot: &str) -> anyhow::Result<()> {
     };
     std::fs::write(args.run_dir.join("daemon.pid"), format!("{}\n", std::process::id()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(live(life, memory, &args.run_dir, store(args)));
+    let result = runtime.block_on(live(life, memory, &args.run_dir, store(args), pulse));
     runtime.shutdown_timeout(Duration::from_millis(200));
     result
 }
 
-async fn live(life: Life, memory: Memory, run_dir: &Path, store: Store) -> anyhow::Result<()> {
+async fn live(
+    life: Life,
+    memory: Memory,
+    run_dir: &Path,
+    store: Store,
+    pulse: Option<Arc<Beating>>,
+) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
     let drain_max = life.config.drain_timeout();
     let (config, me, keys) = (Arc::new(life.config.clone()), life.me, life.keys.accepted());
@@ -159,6 +185,9 @@ async fn live(life: Life, memory: Memory, run_dir: &Path, store: Store) -> anyho
         auditor: Arc::new(move |act| auditor.audit(act)),
     };
     tokio::spawn(control::serve(listener, service));
+    if let Some(pulse) = pulse {
+        tokio::spawn(notify::follow(pulse, running.snapshots.clone(), |it| verdict_word(it.verdict)));
+    }
     let (modules_of_desk, journal_of_desk) = (modules.clone(), journal.clone());
     let desk = Desk {
         inbox: running.inbox.clone(),
@@ -213,7 +242,7 @@ async fn until_left(
             match asked {
                 None => std::future::pending().await,
                 Some(Asked::HandOver) => modules.hand_over().await,
-                Some(Asked::Stop) => modules.shut_down("the daemon is stopped").await,
+                Some(Asked::Stop | Asked::Abort) => modules.shut_down("the daemon is stopped").await,
             }
         };
         tokio::select! {
@@ -223,7 +252,8 @@ async fn until_left(
             }
             next = signals.next() => {
                 // A second word, of whatever kind, means now.
-                if asked.is_some() {
+                if asked.is_some() || next == Asked::Abort {
+                    asked = asked.or(Some(Asked::Stop));
                     safekit::driver::daemon::leave(&inbox, Duration::ZERO).await;
                 } else {
                     handing_over.store(next == Asked::HandOver, Ordering::Release);

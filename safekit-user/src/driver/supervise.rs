@@ -20,9 +20,10 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 
 use super::heartbeat::{Port, Sockets};
+use super::notify::Manager;
 use super::{clock, datapath, realtime};
 use crate::config::Config;
 use crate::config::key::{ClusterKey, read_key};
@@ -38,6 +39,8 @@ const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
 const HEALTHY_LIFE: Duration = Duration::from_secs(60);
 /// A daemon that has been asked to leave, and is still there so long after its wait for connections, is killed.
 const LEAVE_MARGIN: Duration = Duration::from_secs(5);
+/// Shorter than any watchdog that makes sense.
+const PAUSE_WORD_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The daemon's exit code for "could not start": a person has to mend something, and a restart mends nothing.
 pub const START_FAILED: i32 = 1;
@@ -50,6 +53,8 @@ pub enum Error {
     Watch(#[source] std::io::Error),
     #[error("the daemon could not start; its message is above")]
     StartFailed,
+    #[error("the service manager's watchdog heard nothing: the daemon was stuck, and has been ended")]
+    Stuck,
     #[error("the system has no random numbers")]
     Random,
     #[error(transparent)]
@@ -69,6 +74,7 @@ pub struct Supervisor {
     /// Whether the configuration of today could be run: asked before a daemon is made to hand over.
     pub check: fn(&DaemonFiles) -> Result<(), String>,
     pub files: DaemonFiles,
+    pub manager: Manager,
 }
 
 /// What a daemon reads when it starts.
@@ -129,10 +135,21 @@ impl Supervisor {
                 }
             }
             tokio::select! {
-                () = sleep(pause) => pause = (pause * 2).min(RESTART_PAUSE_MAX),
+                () = self.pause(pause) => pause = (pause * 2).min(RESTART_PAUSE_MAX),
                 () = signals.stop() => return Ok(Outcome::Left),
             }
         }
+    }
+
+    async fn pause(&self, pause: Duration) {
+        let told = async {
+            let mut turns = interval(PAUSE_WORD_INTERVAL);
+            loop {
+                turns.tick().await;
+                self.manager.waiting();
+            }
+        };
+        let _over = timeout(pause, told).await;
     }
 
     fn spawn(&self, boot: BootId) -> Result<(Child, Pulse), Error> {
@@ -154,7 +171,7 @@ impl Supervisor {
         sockets: &Sockets,
         signals: &mut Signals,
     ) -> Result<Ended, Error> {
-        let stopped = pulse.stopped();
+        let stopped = pulse.stopped(&self.manager);
         tokio::pin!(stopped);
         let mut how = None;
         loop {
@@ -171,9 +188,18 @@ impl Supervisor {
                 asked = signals.next() => asked,
             };
             match asked {
+                Asked::Abort => {
+                    tracing::error!("the service manager's watchdog heard nothing: ending the daemon");
+                    child.kill().await.map_err(Error::Watch)?;
+                    self.speak_for_the_dead(boot, sockets).await;
+                    return Err(Error::Stuck);
+                }
                 Asked::Stop => return self.end(child, boot, sockets, signals).await,
                 Asked::HandOver => match (self.check)(&self.files) {
-                    Ok(()) => return hand_over(child).await,
+                    Ok(()) => {
+                        self.manager.reloading();
+                        return hand_over(child).await;
+                    }
                     Err(error) => tracing::error!(%error, "not restarted: the daemon goes on as it is"),
                 },
             }
@@ -189,10 +215,12 @@ impl Supervisor {
         sockets: &Sockets,
         signals: &mut Signals,
     ) -> Result<Ended, Error> {
+        self.manager.stopping();
         tell(&child, rustix::process::Signal::TERM);
         let patience = self.config.drain_timeout() + self.config.stop_timeout() + LEAVE_MARGIN;
         let left = tokio::select! {
             left = timeout(patience, child.wait()) => left.ok(),
+            () = self.manager.keep_extending() => unreachable!("it asks for ever"),
             () = signals.stop() => {
                 tell(&child, rustix::process::Signal::TERM);
                 timeout(LEAVE_MARGIN, child.wait()).await.ok()
@@ -247,6 +275,9 @@ enum Stopped {
 
 /// What a daemon writes before it ends by itself.
 const FAREWELL: u8 = b'.';
+/// After each word for the service manager.
+const WORD_END: u8 = 0;
+const WORD_BYTES_MAX: usize = 512;
 /// The highest of a process's files go first (Linux 4.2: the last queued is done first), so the daemon's end has a high number.
 const PULSE_FD_MIN: i32 = 900;
 
@@ -260,14 +291,27 @@ impl Pulse {
         Ok((Self(pipe::Receiver::from_owned_fd(ours)?), theirs))
     }
 
-    async fn stopped(self) -> Stopped {
+    /// Passes on what the daemon says meanwhile.
+    async fn stopped(self, manager: &Manager) -> Stopped {
+        let mut heard: Vec<u8> = Vec::new();
+        let mut buffer = [0; WORD_BYTES_MAX];
         loop {
             let readable = self.0.readable().await;
-            match self.0.try_read(&mut [0]) {
+            match self.0.try_read(&mut buffer) {
                 Ok(0) => return Stopped::Silently,
+                Ok(length) => {
+                    heard.extend_from_slice(&buffer[..length]);
+                    while let Some(end) = heard.iter().position(|byte| *byte == WORD_END) {
+                        let word: Vec<u8> = heard.drain(..=end).collect();
+                        manager.pass_on(&word[..end]);
+                    }
+                    if heard.first() == Some(&FAREWELL) || heard.len() > WORD_BYTES_MAX {
+                        return Stopped::Knowingly;
+                    }
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && readable.is_ok() => {}
                 // A pipe that cannot be read tells nothing: the parent's own news will come.
-                Ok(_) | Err(_) => return Stopped::Knowingly,
+                Err(_) => return Stopped::Knowingly,
             }
         }
     }
@@ -282,11 +326,22 @@ impl Beating {
         // SAFETY: the parent made this descriptor for this process alone, and it is taken once, at the start.
         let end = unsafe { OwnedFd::from_raw_fd(number) };
         rustix::io::fcntl_setfd(&end, rustix::io::FdFlags::CLOEXEC)?;
+        // A parent that does not read must not hold the daemon up.
+        rustix::fs::fcntl_setfl(&end, rustix::fs::OFlags::NONBLOCK)?;
         Ok(Self(end))
     }
 
+    /// For the service manager, by way of the parent.
+    pub fn say(&self, word: &str) {
+        assert!(word.len() < WORD_BYTES_MAX, "a word of {} bytes would be torn", word.len());
+        let mut bytes = word.as_bytes().to_vec();
+        bytes.push(WORD_END);
+        // A parent that does not read is found out by the manager: it hears nothing.
+        let _unheard = rustix::io::write(&self.0, &bytes);
+    }
+
     /// The end that follows is no death.
-    pub fn farewell(self) {
+    pub fn farewell(&self) {
         // A parent that has gone needs none.
         let _gone = rustix::io::write(&self.0, &[FAREWELL]);
     }
@@ -332,12 +387,15 @@ pub enum Asked {
     Stop,
     /// SIGHUP: end, and leave filter and addresses to a successor.
     HandOver,
+    /// SIGABRT: end at once. The service manager's watchdog sends it.
+    Abort,
 }
 
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    abort: Signal,
 }
 
 impl Signals {
@@ -346,6 +404,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate()).map_err(Error::Watch)?,
             interrupt: signal(SignalKind::interrupt()).map_err(Error::Watch)?,
             hang_up: signal(SignalKind::hangup()).map_err(Error::Watch)?,
+            abort: signal(SignalKind::from_raw(libc::SIGABRT)).map_err(Error::Watch)?,
         })
     }
 
@@ -354,11 +413,12 @@ impl Signals {
             _ = self.terminate.recv() => Asked::Stop,
             _ = self.interrupt.recv() => Asked::Stop,
             _ = self.hang_up.recv() => Asked::HandOver,
+            _ = self.abort.recv() => Asked::Abort,
         }
     }
 
     /// Returns when the process is asked to end, and overhears the rest.
     pub async fn stop(&mut self) {
-        while self.next().await != Asked::Stop {}
+        while self.next().await == Asked::HandOver {}
     }
 }

@@ -1,10 +1,11 @@
 //! The embedded kernel object: loading it with this plan's constants, and filling what never changes afterwards.
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, ProgramArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray};
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use safekit_ebpf::{abi, guard};
@@ -290,8 +291,10 @@ fn second_handle(map: &Map) -> Result<Map, Error> {
     let map_error = |source| Error::Map { map: abi::MAP_AWAY, source };
     match map {
         Map::Array(data) => {
-            let id = data.info().map_err(map_error)?.id();
-            Ok(Map::Array(MapData::from_id(id).map_err(map_error)?))
+            // By its number would need CAP_SYS_ADMIN.
+            let handle = data.fd().as_fd().try_clone_to_owned();
+            let handle = handle.map_err(|error| map_error(MapError::IoError(error)))?;
+            Ok(Map::Array(MapData::from_fd(handle).map_err(map_error)?))
         }
         _ => Err(Error::Missing(abi::MAP_AWAY)),
     }

@@ -55,6 +55,10 @@ impl Cgroup {
         }
     }
 
+    pub(super) fn is_inhabited(&self) -> bool {
+        !self.pids().is_empty()
+    }
+
     fn pids(&self) -> Vec<i32> {
         let text = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 1).collect()
@@ -81,10 +85,15 @@ pub(super) fn sweep(module: &str) {
 pub(super) fn kill_left_by(module: &str, script: &str) {
     for cgroup in of_runs(module) {
         let name = cgroup.0.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.split_once('_').is_some_and(|(_, rest)| rest.split('-').next() == Some(script)) {
+        if is_run_of(&name, script) {
             cgroup.kill();
         }
     }
+}
+
+/// `20261123T080320.007Z_start_both-force`
+pub(super) fn is_run_of(run: &str, script: &str) -> bool {
+    run.split_once('_').is_some_and(|(_, rest)| rest.split('-').next() == Some(script))
 }
 
 fn of_runs(module: &str) -> Vec<Cgroup> {
@@ -95,6 +104,11 @@ fn of_runs(module: &str) -> Vec<Cgroup> {
 
 fn of_module(module: &str) -> Option<PathBuf> {
     Some(own()?.join(format!("safekit.{module}")))
+}
+
+/// Where another one is, by the name that the kernel and systemd have for it.
+pub(super) fn named(name: &str) -> Option<PathBuf> {
+    locate(&fs::read_to_string("/proc/self/mountinfo").ok()?, &format!("0::{name}\n"))
 }
 
 /// That of this process, as this process sees it.

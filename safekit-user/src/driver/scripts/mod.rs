@@ -17,8 +17,11 @@ pub mod services;
 mod shell;
 pub mod store;
 #[cfg(test)]
-mod tests;
+pub(in crate::driver) mod tests;
+mod units;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,8 +37,37 @@ use records::{Heading, Kept};
 use services::Systemctl;
 use shell::Limits;
 
+/// What says how scripts run: the unit of systemd that also takes the daemon's rights away.
+const WAY: &str = "SAFEKIT_SCRIPTS";
 /// How often the logs of applications that go on printing are cut down.
 const TEND_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How scripts run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// As children of the daemon, with its rights and limits, in cgroups below its own.
+    Children,
+    /// Each as a unit of systemd, so that the limits of the daemon's own unit do not hold for them.
+    Units,
+}
+
+impl Way {
+    pub fn of_environment() -> Self {
+        Self::of(std::env::var_os(WAY).as_deref())
+    }
+
+    fn of(value: Option<&OsStr>) -> Self {
+        if value == Some(OsStr::new("units")) { Self::Units } else { Self::Children }
+    }
+
+    /// How the scripts of another process run: of its environment, as /proc has it.
+    pub fn of_process(pid: u32) -> std::io::Result<Self> {
+        let environment = std::fs::read(format!("/proc/{pid}/environ"))?;
+        let mut variables = environment.split(|byte| *byte == 0);
+        let value = variables.find_map(|it| it.strip_prefix(WAY.as_bytes())?.strip_prefix(b"="));
+        Ok(Self::of(value.map(OsStr::from_bytes)))
+    }
+}
 
 /// Where a module's scripts live, and what they are told.
 #[derive(Clone, Debug)]
@@ -64,6 +96,7 @@ pub struct Run {
 }
 
 pub struct Runner {
+    way: Way,
     place: Place,
     systemctl: Systemctl,
     ends: mpsc::Sender<(RunId, ScriptEnd)>,
@@ -76,6 +109,7 @@ pub struct Runner {
 
 /// What a run does, for its record and its task.
 struct Errand {
+    way: Way,
     place: Place,
     systemctl: Systemctl,
     kept: Kept,
@@ -93,7 +127,15 @@ impl Runner {
         ends: mpsc::Sender<(RunId, ScriptEnd)>,
         systemctl: Systemctl,
     ) -> Self {
-        Self { place, systemctl, ends, latest: None, turn: Arc::default(), tending: None }
+        Self {
+            way: Way::of_environment(),
+            place,
+            systemctl,
+            ends,
+            latest: None,
+            turn: Arc::default(),
+            tending: None,
+        }
     }
 
     /// Starts it; its end comes through the channel. While another one is under way, it is not started.
@@ -147,6 +189,7 @@ impl Runner {
         let ended = tokio::task::spawn_blocking(move || {
             cgroup::sweep(&module);
             records::end_leftovers(&dir, &module);
+            units::sweep(&module);
         });
         if let Err(error) = ended.await {
             tracing::error!(%error, "cannot look for scripts of a daemon before");
@@ -174,6 +217,7 @@ impl Runner {
         let (kill, killed) = watch::channel(false);
         self.latest = Some((id, kill));
         let errand = Errand {
+            way: self.way,
             place: self.place.clone(),
             systemctl: self.systemctl.clone(),
             kept: Kept::begin(&log_dir(&self.place.state_dir, &self.place.module), heading),
@@ -238,12 +282,13 @@ impl Errand {
         let Some(spec) = self.place.scripts.iter().find(|spec| spec.script == run.script) else {
             return ScriptEnd::Done;
         };
-        let end = shell::run(&self.place, &spec.run, run, &mut self.kept, &mut self.limits).await;
+        let end = shell::run(self.way, &self.place, &spec.run, run, &mut self.kept, &mut self.limits).await;
         if run.force
             && let Some(start) = counterpart(run.script)
         {
             // A forced stop leaves nothing running that the start script has left behind.
             cgroup::kill_left_by(&self.place.module, start.word());
+            units::kill_left_by(&self.place.module, start.word());
         }
         end
     }

@@ -62,6 +62,11 @@ impl Output {
         }
     }
 
+    /// For somebody who opens it himself.
+    pub(super) fn is_there(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// A line of our own.
     pub(super) fn say(&self, line: &str) {
         if let Some(mut file) = self.file.as_ref() {

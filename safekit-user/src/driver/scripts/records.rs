@@ -93,6 +93,11 @@ impl Kept {
         &self.record.run.name
     }
 
+    /// For a file of the run's own, beside its log.
+    pub(super) fn beside(&self, extension: &str) -> PathBuf {
+        self.dir.join(format!("{}.{extension}", self.name()))
+    }
+
     /// Before the script does anything.
     pub(super) fn belongs_to(&mut self, processes: &Processes) {
         self.record.processes = Some(processes.clone());
@@ -210,7 +215,7 @@ impl Record {
         cgroup.is_some_and(|path| {
             let cgroup = Cgroup::at(path);
             cgroup.remove_if_empty();
-            cgroup.path().is_dir()
+            cgroup.is_inhabited()
         })
     }
 }

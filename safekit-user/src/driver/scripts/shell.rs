@@ -6,6 +6,7 @@
 //!
 //! A daemon that dies in between closes the pipe, and the shell ends without having done anything.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -13,7 +14,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -21,7 +22,8 @@ use super::cgroup::{self, Cgroup};
 use super::output::Output;
 use super::processes::{Leader, Processes};
 use super::records::Kept;
-use super::{Place, Run};
+use super::units::{self, Unit};
+use super::{Place, Run, Way};
 use crate::driver::clock;
 use crate::types::Instant;
 use crate::types::module::ScriptEnd;
@@ -74,46 +76,101 @@ impl From<Reached> for ScriptEnd {
     }
 }
 
+/// A script behind its gate.
+pub(super) struct Begun {
+    pub(super) script: Running,
+    pub(super) processes: Processes,
+    /// A line opens it.
+    pub(super) gate: Gate,
+}
+
+/// How its end is waited for.
+pub(super) enum Running {
+    Child(Child),
+    Unit(Unit),
+}
+
+pub(super) enum Gate {
+    Pipe(ChildStdin),
+    Fifo(units::Fifo),
+}
+
+impl Running {
+    /// May be asked again and again.
+    async fn wait(&mut self) -> io::Result<ExitStatus> {
+        match self {
+            Self::Child(child) => child.wait().await,
+            Self::Unit(unit) => unit.wait().await,
+        }
+    }
+}
+
 pub(super) async fn run(
+    way: Way,
     place: &Place,
     text: &str,
     run: &Run,
     kept: &mut Kept,
     limits: &mut Limits,
 ) -> ScriptEnd {
-    let mut child = match command(place, text, run, &kept.output).spawn() {
-        Ok(child) => child,
-        Err(error) => return not_started(place, &error),
+    let begun = match way {
+        Way::Children => begin(place, text, run, kept).await,
+        Way::Units => units::begin(place, text, run, kept, limits).await,
     };
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).expect("it has not been waited for");
-    let Some(leader) = Leader::of(pid) else {
-        let _gone = child.kill().await;
-        return ScriptEnd::NotStarted { why: "/proc does not show its process".to_owned() };
+    let Begun { mut script, processes, gate } = match begun {
+        Ok(begun) => begun,
+        Err(end) => return end,
     };
-    let processes = Processes { leader, cgroup: enclose(&place.module, kept.name(), pid) };
     kept.belongs_to(&processes);
-    let mut gate = child.stdin.take().expect("it is a pipe");
-    let _ended_already = gate.write_all(b"\n").await;
-    drop(gate);
-
+    let fifo = match gate {
+        Gate::Pipe(mut pipe) => {
+            let _ended_already = pipe.write_all(b"\n").await;
+            None
+        }
+        Gate::Fifo(fifo) => {
+            fifo.open_the_gate();
+            Some(fifo)
+        }
+    };
     let ended = tokio::select! {
-        status = child.wait() => Ok(status),
+        status = script.wait() => Ok(status),
         reached = limits.reached() => Err(reached),
         () = watch_output(&mut kept.output) => unreachable!("it watches for ever"),
     };
     let end = match ended {
         Ok(Ok(status)) => end_of(status, &kept.output),
-        Ok(Err(error)) => ScriptEnd::NotStarted { why: format!("it cannot be waited for: {error}") },
+        Ok(Err(error)) => {
+            ScriptEnd::Failed { code: None, last_line: format!("it cannot be waited for: {error}") }
+        }
         Err(reached) => {
             kept.ends_by_force();
-            end_by_force(&mut child, &processes, &mut kept.output).await;
+            end_by_force(&mut script, &processes, &mut kept.output).await;
             reached.into()
         }
     };
-    if let Some(path) = processes.cgroup {
-        Cgroup::at(path).remove_if_empty();
+    drop(fifo);
+    match script {
+        Running::Unit(unit) => unit.leave().await,
+        Running::Child(_) => {
+            if let Some(path) = processes.cgroup {
+                Cgroup::at(path).remove_if_empty();
+            }
+        }
     }
     end
+}
+
+async fn begin(place: &Place, text: &str, run: &Run, kept: &Kept) -> Result<Begun, ScriptEnd> {
+    let spawned = command(place, text, run, &kept.output).spawn();
+    let mut child = spawned.map_err(|error| not_started(place, &error))?;
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).expect("it has not been waited for");
+    let Some(leader) = Leader::of(pid) else {
+        let _gone = child.kill().await;
+        return Err(ScriptEnd::NotStarted { why: "/proc does not show its process".to_owned() });
+    };
+    let processes = Processes { leader, cgroup: enclose(&place.module, kept.name(), pid) };
+    let gate = Gate::Pipe(child.stdin.take().expect("it is a pipe"));
+    Ok(Begun { script: Running::Child(child), processes, gate })
 }
 
 async fn watch_output(output: &mut Output) {
@@ -124,7 +181,7 @@ async fn watch_output(output: &mut Output) {
 }
 
 /// A polite request first; then everything goes, also what the script had started and what has left its session.
-async fn end_by_force(child: &mut Child, processes: &Processes, output: &mut Output) {
+async fn end_by_force(child: &mut Running, processes: &Processes, output: &mut Output) {
     processes.ask_to_end();
     tokio::select! {
         _ended = child.wait() => {}
@@ -161,21 +218,33 @@ fn enclose(module: &str, run: &str, pid: i32) -> Option<std::path::PathBuf> {
     }
 }
 
-fn command(place: &Place, text: &str, run: &Run, output: &Output) -> Command {
-    let mut command = Command::new("/bin/sh");
-    command.args(["-c", GATE, &shell_text(text, &place.directory), &place.module]);
+/// The shell at its gate, and what it will be.
+pub(super) fn words(place: &Place, text: &str, run: &Run) -> Vec<String> {
+    let mut words = vec![
+        "/bin/sh".to_owned(),
+        "-c".to_owned(),
+        GATE.to_owned(),
+        shell_text(text, &place.directory),
+        place.module.clone(),
+    ];
     if run.force {
-        command.arg("force");
+        words.push("force".to_owned());
     }
-    command.args([run.from.word(), run.to.word(), &run.action]);
-    command.current_dir(&place.directory).env_clear();
+    words.extend([run.from.word().to_owned(), run.to.word().to_owned(), run.action.clone()]);
+    // A NUL cannot be passed on, and would fail the whole start.
+    words.iter().map(|word| word.replace('\0', " ")).collect()
+}
+
+/// All that a script finds in its environment.
+pub(super) fn environment(place: &Place, run: &Run) -> Vec<(String, OsString)> {
+    let mut all: Vec<(String, OsString)> = Vec::new();
     for (name, otherwise) in [("PATH", PATH_DEFAULT), ("LANG", "C.UTF-8"), ("HOME", "/")] {
-        command.env(name, std::env::var_os(name).unwrap_or_else(|| otherwise.into()));
+        all.push((name.to_owned(), std::env::var_os(name).unwrap_or_else(|| otherwise.into())));
     }
     if let Some(zone) = std::env::var_os("TZ") {
-        command.env("TZ", zone);
+        all.push(("TZ".to_owned(), zone));
     }
-    command.envs(place.variables.iter().map(|(name, value)| (name, value)));
+    all.extend(place.variables.iter().map(|(name, value)| (name.clone(), value.into())));
     // The role that the script works for: a stop script that of the state it ends.
     let role = if word_is_stop(run) { run.from } else { run.to };
     let told = [
@@ -188,8 +257,15 @@ fn command(place: &Place, text: &str, run: &Run, output: &Output) -> Command {
         ("SAFEKIT_CAUSE", &run.cause),
         ("SAFEKIT_FORCE", if run.force { "1" } else { "0" }),
     ];
-    // A NUL cannot be passed on, and would fail the whole start.
-    command.envs(told.map(|(name, value)| (name, value.replace('\0', " "))));
+    all.extend(told.map(|(name, value)| (name.to_owned(), value.replace('\0', " ").into())));
+    all
+}
+
+fn command(place: &Place, text: &str, run: &Run, output: &Output) -> Command {
+    let words = words(place, text, run);
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).current_dir(&place.directory);
+    command.env_clear().envs(environment(place, run));
     command.stdin(Stdio::piped()).stdout(output.end_for_script()).stderr(output.end_for_script());
     // SAFETY: between fork and exec only two system calls are made, without memory or locks of this process.
     unsafe {

@@ -18,10 +18,10 @@ mod served;
 mod told;
 
 /// Gone with the test.
-pub(super) struct TempDir(PathBuf);
+pub(in crate::driver) struct TempDir(PathBuf);
 
 impl TempDir {
-    pub(super) fn new(name: &str) -> Self {
+    pub(in crate::driver) fn new(name: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("safekit-{name}-{}-{number}", std::process::id()));
@@ -29,7 +29,7 @@ impl TempDir {
         Self(path)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::driver) fn path(&self) -> &Path {
         &self.0
     }
 }
