@@ -181,7 +181,7 @@ mod tests {
         for _ in 0..100_000 {
             manager.waiting();
         }
-        assert_eq!(heard(&ears).is_some(), true);
+        assert!(heard(&ears).is_some());
         drop(ears);
         manager.waiting();
         Manager::default().waiting();

@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(peer.actor.uid, Some(rustix::process::geteuid().as_raw()));
         assert!(peer.actor.from.contains(&format!("process {}", std::process::id())), "{peer:?}");
         let own = rustix::process::getgroups().expect("the kernel knows");
-        let own: Vec<u32> = own.into_iter().map(|group| group.as_raw()).collect();
+        let own: Vec<u32> = own.into_iter().map(rustix::fs::Gid::as_raw).collect();
         assert_eq!(supplementary_groups(&near).expect("the kernel knows"), own);
     }
 }
