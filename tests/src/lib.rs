@@ -1,6 +1,8 @@
 //! The lab of the tests: packets, the filter on both sides of the kernel boundary, simulated farms, real ones.
 
+pub mod beat;
 pub mod bench;
+pub mod control;
 pub mod fixture;
 pub mod fuzz;
 pub mod invariant;

@@ -9,15 +9,16 @@ use anyhow::{Context, bail};
 use crate::{cargo, setup, step};
 
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
-/// What the fuzzer finds is kept here from run to run; `fuzz/corpus/packet` is the small part that tests replay.
+/// What the fuzzer finds is kept here from run to run; `fuzz/corpus` is the small part that tests replay.
 const FOUND: &str = "target/fuzz/corpus";
-const KEPT: &str = "fuzz/corpus/packet";
+const KEPT: &str = "fuzz/corpus";
 /// Where the fuzzer puts an input that broke something, by target.
 const ARTIFACTS: &str = "fuzz/artifacts";
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// What to look at: `packet` is parser and verdict of the filter, others are in `fuzz/fuzz_targets`.
+    /// What to look at: `packet` is parser and verdict of the filter, `beat`, `link` and `control` what is heard of nodes
+    /// and users, `rules` the language of failover rules.
     #[arg(long, default_value = "packet")]
     target: String,
     /// How long to look.
@@ -31,18 +32,15 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     cargo_fuzz()?;
     let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
     command.args(["fuzz", "run", "--fuzz-dir", "fuzz", "--target-dir", "target/fuzz", target]);
-    if target == "packet" {
-        step("fuzz: the packets of the table as seeds");
-        cargo(["run", "--quiet", "--package", "safekit-tests", "--bin", "fuzz-seeds", "--", FOUND])?;
-        command.args([FOUND, KEPT]);
-    } else {
-        let found = format!("{FOUND}-{target}");
-        std::fs::create_dir_all(&found).with_context(|| format!("cannot make {found}"))?;
-        command.arg(found);
-        let kept = format!("fuzz/corpus/{target}");
-        if std::path::Path::new(&kept).is_dir() {
-            command.arg(kept);
-        }
+    // That of the packets came first, and has no name.
+    let found = if target == "packet" { FOUND.to_owned() } else { format!("{FOUND}-{target}") };
+    step("fuzz: what is known of the target as seeds");
+    let seeds = ["run", "--quiet", "--package", "safekit-tests", "--bin", "fuzz-seeds", "--"];
+    cargo(seeds.into_iter().chain(["--target", target, &found]))?;
+    command.arg(found);
+    let kept = format!("{KEPT}/{target}");
+    if std::path::Path::new(&kept).is_dir() {
+        command.arg(kept);
     }
     step(&format!("fuzz: {target}, {minutes} minutes"));
     let seconds = format!("-max_total_time={}", u64::from(*minutes) * 60);

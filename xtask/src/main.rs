@@ -37,7 +37,7 @@ enum Verb {
     Test(Rest),
     /// Measure: `bench filter [--json]`, `bench farm [--json] [--quick] [--write]`, `bench modules [--json] [--quick]`.
     Bench(Rest),
-    /// Feed the packet parser and the verdict what a coverage-guided fuzzer thinks of: `fuzz [--minutes N]`.
+    /// Feed parsers what a coverage-guided fuzzer thinks of: `fuzz [--target packet|beat|link|control|rules] [--minutes N]`.
     Fuzz(fuzz::Arguments),
     /// Simulate: `sim --table` reproduces the table of events, holes and overlaps.
     Sim(Rest),

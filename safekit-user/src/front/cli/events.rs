@@ -52,7 +52,8 @@ pub struct Look {
     /// The daemon's state directory: read when no daemon answers.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/safekit")]
     pub state_dir: PathBuf,
-    #[arg(short, long, value_enum, default_value = "table")]
+    /// A table for people, or JSON for programs.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     pub output: Format,
     #[command(flatten)]
     pub asking: Asking,
@@ -232,11 +233,12 @@ mod tests {
             entry(0, None, Level::Info, "web2 joined", None),
             entry(61_000, Some("www"), Level::Error, "STOP", Some("start_both failed with exit code 3")),
         ];
-        let expected = "\
- TIME (UTC)                AGE    LEVEL  MODULE  WHAT
- 2026-11-23T08:18:37.042Z  1 min  info   -       web2 joined
- 2026-11-23T08:19:38.042Z  1.5 s  error  www     STOP: start_both failed with exit code 3";
-        assert_eq!(events_table(&entries, at(62_500), true), expected);
+        let expected = [
+            " TIME (UTC)                AGE    LEVEL  MODULE  WHAT",
+            " 2026-11-23T08:18:37.042Z  1 min  info   -       web2 joined",
+            " 2026-11-23T08:19:38.042Z  1.5 s  error  www     STOP: start_both failed with exit code 3",
+        ];
+        assert_eq!(events_table(&entries, at(62_500), true), expected.join("\n"));
         assert_eq!(events_table(&[], at(0), true), "no events");
     }
 
@@ -255,10 +257,11 @@ mod tests {
             act(0, "drain web2", ActResult::Done),
             act(1000, "reload", ActResult::Denied { needs: Access::Admin }),
         ];
-        let expected = "\
- TIME (UTC)                AGE    WHO   FROM            COMMAND     TOOK   RESULT
- 2026-11-23T08:18:37.042Z  2.0 s  root  control socket  drain web2  12 ms  done
- 2026-11-23T08:18:38.042Z  1.0 s  root  control socket  reload      12 ms  denied: it needs the role admin";
-        assert_eq!(audit_table(&acts, at(2000), true), expected);
+        let expected = [
+            " TIME (UTC)                AGE    WHO   FROM            COMMAND     TOOK   RESULT",
+            " 2026-11-23T08:18:37.042Z  2.0 s  root  control socket  drain web2  12 ms  done",
+            " 2026-11-23T08:18:38.042Z  1.0 s  root  control socket  reload      12 ms  denied: it needs the role admin",
+        ];
+        assert_eq!(audit_table(&acts, at(2000), true), expected.join("\n"));
     }
 }
