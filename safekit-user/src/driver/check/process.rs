@@ -132,7 +132,7 @@ impl Wanted {
     }
 
     /// An error: it has ended meanwhile, or is not ours to look at.
-    fn is_met_by(&self, pid: i32, ours: (u64, u64)) -> io::Result<bool> {
+    fn is_met_by(&self, pid: i32, ours: u64) -> io::Result<bool> {
         let directory = Path::new("/proc").join(pid.to_string());
         let stat = fs::read(directory.join("stat"))?;
         let Some(stat) = Stat::parse(&stat) else { return Ok(false) };
@@ -185,10 +185,10 @@ fn joined(arguments: &[u8]) -> Vec<u8> {
     all.iter().map(|byte| if *byte == 0 { b' ' } else { *byte }).collect()
 }
 
-/// The identity of a process's network namespace.
-fn network(directory: &Path) -> io::Result<(u64, u64)> {
-    let namespace = fs::metadata(directory.join("ns/net"))?;
-    Ok((namespace.dev(), namespace.ino()))
+/// What tells a process's network namespace from others: each has files of its own under this name. Its `ns/net` would
+/// say it too, but not to a daemon with fewer capabilities than the process has (ptrace(2), "access mode checking").
+fn network(directory: &Path) -> io::Result<u64> {
+    Ok(fs::metadata(directory.join("net/dev"))?.ino())
 }
 
 #[cfg(test)]
