@@ -1,6 +1,5 @@
 //! `safekit daemon`: the parent, and the daemon that it starts. Joins what drivers make with what people touch.
 
-use std::io::IsTerminal;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use safekit::driver::cluster::{Cluster, applier};
 use safekit::driver::daemon::{Life, Running, pin_dir};
 use safekit::driver::datapath;
 use safekit::driver::journal::{self, Journal};
+use safekit::driver::log;
 use safekit::driver::modules::{Memory, Modules};
 use safekit::driver::notify::{self, Manager};
 use safekit::driver::rights;
@@ -42,7 +42,7 @@ const QUESTIONS_MAX: usize = 32;
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 
 pub(crate) fn daemon(args: &DaemonArgs) -> Exit {
-    install_log();
+    log::install();
     let result = match &args.boot {
         None => parent(args),
         Some(boot) => beating(args, boot),
@@ -54,17 +54,6 @@ pub(crate) fn daemon(args: &DaemonArgs) -> Exit {
             Exit::Failed
         }
     }
-}
-
-fn install_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SAFEKIT_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
 }
 
 fn parent(args: &DaemonArgs) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use safekit::driver::scripts::services::Systemctl;
 use safekit_tests::lab;
 
@@ -17,9 +17,21 @@ mount --make-rprivate /
 mount -t proc proc /proc
 umount -R /sys/fs/cgroup 2>/dev/null || true
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-for place in /run /tmp /var/log; do mount -t tmpfs tmpfs $place; done
-mkdir -p /run/lock /run/systemd/system /var/log/nginx
+mount -t tmpfs tmpfs /run
+mkdir -p /run/lock /run/systemd/system /run/lab
+mount --bind \"$1\" /run/lab
+for place in /etc /usr/bin /var/lib; do
+  mkdir -p /run/over$place/upper /run/over$place/work
+  mount -t overlay -o lowerdir=$place,upperdir=/run/over$place/upper,workdir=/run/over$place/work overlay $place
+done
+for place in /tmp /var/log; do mount -t tmpfs tmpfs $place; done
+mkdir -p /var/log/nginx
+echo web1 >/etc/hostname
 ip link set lo up
+ip link add eth0 type veth peer name wire
+ip addr add 10.99.0.1/24 dev eth0
+ip link set eth0 up
+ip link set wire up
 export container=safekit-lab
 exec /lib/systemd/systemd --system --unit=basic.target --show-status=false
 ";
@@ -46,7 +58,8 @@ impl Machine {
         let join = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", cgroup.display());
         let outer = Command::new("/bin/sh")
             .args(["-c", &join, "sh", "unshare", "--cgroup", "--mount", "--pid", "--net", "--uts", "--ipc"])
-            .args(["--fork", "--kill-child", "/bin/sh", "-c", PREPARE])
+            .args(["--fork", "--kill-child", "/bin/sh", "-c", PREPARE, "sh"])
+            .arg(&dir)
             .stdin(Stdio::null())
             .stdout(fs::File::create(dir.join("boot.log"))?)
             .stderr(fs::File::create(dir.join("boot.errors"))?)
@@ -98,23 +111,46 @@ impl Machine {
         }
     }
 
+    /// That machine sees it as `/run/lab`, also when everything else of it has gone.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// What a command on that machine prints; empty when it cannot be run.
     pub(crate) fn output(&self, words: &[&str]) -> String {
-        let enter = self.enter();
-        let output = Command::new(&enter[0]).args(&enter[1..]).args(words).output();
+        let output = self.command(words).output();
         output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
     }
 
-    pub(crate) fn install(&self, units: &[(&str, &str)]) -> anyhow::Result<()> {
+    /// The same for a command that has to succeed.
+    pub(crate) fn run(&self, words: &[&str]) -> anyhow::Result<String> {
+        let output = self.command(words).output()?;
+        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        ensure!(output.status.success(), "{words:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
+        Ok(said)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let enter = self.enter();
+        let mut command = Command::new(&enter[0]);
+        command.args(&enter[1..]).args(words);
+        command
+    }
+
+    /// Whether its first process is still there.
+    pub(crate) fn is_up(&mut self) -> bool {
+        self.outer.try_wait().is_ok_and(|ended| ended.is_none())
+    }
+
+    /// A path of that machine, as this one sees it.
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
         // Its own mounts, seen through its first process.
-        let root = PathBuf::from(format!("/proc/{}", self.pid)).join("root");
-        let run = root.join("run/systemd/system");
+        PathBuf::from(format!("/proc/{}/root{path}", self.pid))
+    }
+
+    pub(crate) fn install(&self, units: &[(&str, &str)]) -> anyhow::Result<()> {
         for (name, text) in units {
-            fs::write(run.join(format!("{name}.service")), text)?;
+            fs::write(self.path(&format!("/run/systemd/system/{name}.service")), text)?;
         }
         self.output(&["systemctl", "daemon-reload"]);
         Ok(())

@@ -1,6 +1,7 @@
 //! Services under a real systemd: one of its own, as process 1 of namespaces, with the machine's units and programs.
 
 mod machine;
+mod unit;
 
 use std::time::Duration;
 

@@ -17,6 +17,7 @@ pub mod heartbeat;
 pub mod inbox;
 pub mod journal;
 pub mod links;
+pub mod log;
 pub mod modules;
 pub mod multicast;
 pub mod notes;

@@ -204,7 +204,7 @@ impl Keeper {
             level: note.level,
             kind: note.kind.to_owned(),
             text: bounded(&note.text),
-            cause: note.cause.map(|cause| bounded(&cause)),
+            cause: note.cause.filter(|cause| !cause.is_empty()).map(|cause| bounded(&cause)),
         };
         let line = serde_json::to_vec(&entry).expect("an entry is plain data");
         let written = self.events.append(line);
@@ -220,7 +220,8 @@ impl Keeper {
         if let ActResult::Refused { error } = &mut act.result {
             *error = bounded(error);
         }
-        tracing::info!(who = %act.who, from = act.who.from, what = act.what, result = %act.result, "command");
+        let Act { who, what, result, .. } = &act;
+        tracing::info!(%who, from = who.from, command = what, %result, "{who}: {what}: {result}");
         let line = serde_json::to_vec(&act).expect("an act is plain data");
         let written = self.audit.append(line);
         self.told(written, "audit");
@@ -250,10 +251,13 @@ fn bounded(text: &str) -> String {
     one_line
 }
 
-/// The same for whoever reads the daemon's log. journald makes fields of the values: `MODULE`, `KIND`, `CAUSE`.
+/// The same for whoever reads the daemon's log. journald makes fields of the values: `SAFEKIT_MODULE`.
 fn log(entry: &Entry) {
     let Entry { module, kind, text, cause, .. } = entry;
     let (module, cause) = (module.as_deref(), cause.as_deref());
+    let whose = module.map(|module| format!("{module}: ")).unwrap_or_default();
+    let why = cause.map(|cause| format!(", because {cause}")).unwrap_or_default();
+    let text = format!("{whose}{text}{why}");
     match entry.level {
         Level::Error => tracing::error!(module, kind, cause, "{text}"),
         Level::Warning => tracing::warn!(module, kind, cause, "{text}"),

@@ -160,7 +160,6 @@ fn command(name: &str, place: &Place, text: &str, run: &Run, kept: &Kept, gate: 
         // A machine that goes down refuses units that it would have to stop at once.
         "DefaultDependencies=no".to_owned(),
         format!("SuccessExitStatus={}", every_end()),
-        format!("WorkingDirectory={}", place.directory.display()),
         format!("StandardInput=file:{}", gate.path.display()),
         "StandardError=inherit".to_owned(),
     ];
@@ -171,7 +170,10 @@ fn command(name: &str, place: &Place, text: &str, run: &Run, kept: &Kept, gate: 
     for property in properties {
         command.args(["-p", &property]);
     }
+    // The folder not as WorkingDirectory=: that orders the unit after the mount it is on, and a machine that goes down
+    // would wait to unmount it for the daemon, which waits for the script.
     command.args(["--", "/usr/bin/env", "-i"]);
+    command.arg(literal(&format!("--chdir={}", place.directory.display())));
     for (name, value) in environment(place, run) {
         command.arg(literal(&format!("{name}={}", value.to_string_lossy())));
     }
@@ -267,7 +269,7 @@ pub(super) fn sweep(module: &str) {
     let mut command = std::process::Command::new("systemctl");
     command.args(["stop", "--no-block", "--"]).args(names).stdin(Stdio::null());
     if let Err(error) = said(command.output()) {
-        tracing::debug!(%error, module, "units of scripts stay");
+        tracing::debug!(%error, "{module}: units of scripts stay");
     }
 }
 

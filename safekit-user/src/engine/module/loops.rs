@@ -104,7 +104,7 @@ impl Loops {
         self.until.is_some()
     }
 
-    /// `3 in 24 h`.
+    /// `3 automatic actions in 24 h`.
     pub(super) fn limit(&self) -> String {
         let seconds = self.limit.within.as_secs();
         let span = match seconds {
@@ -112,6 +112,7 @@ impl Loops {
             120..7200 => format!("{} min", seconds / 60),
             _ => format!("{} h", seconds / 3600),
         };
-        format!("{} in {span}", self.limit.count)
+        let actions = if self.limit.count == 1 { "action" } else { "actions" };
+        format!("{} automatic {actions} in {span}", self.limit.count)
     }
 }

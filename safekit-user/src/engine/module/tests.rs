@@ -136,7 +136,11 @@ fn a_failed_check_restarts_without_a_drain_and_the_fourth_stops() {
     driver.failed();
     assert_eq!(driver.state(), "STOP (NotReady)");
     let causes = driver.automaton.causes().join("; ");
-    assert!(causes.contains("max_loop: more than 3 in 24 h") && causes.contains("process.nginx"), "{causes}");
+    assert!(
+        causes.contains("max_loop: more than 3 automatic actions in 24 h")
+            && causes.contains("process.nginx"),
+        "{causes}"
+    );
     driver.verb(Verb::Start);
     assert_eq!((driver.state().as_str(), driver.automaton.loops(driver.now)), ("UP (Ready)", 0));
 }

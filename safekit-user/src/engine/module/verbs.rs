@@ -189,7 +189,7 @@ impl Automaton {
             return true;
         }
         self.explain(cause);
-        let given_up = format!("max_loop: more than {} automatic actions", self.loops.limit());
+        let given_up = format!("max_loop: more than {}", self.loops.limit());
         match verdict {
             Verdict::Stop => {
                 self.wanted = false;

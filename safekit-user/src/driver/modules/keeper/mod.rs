@@ -165,7 +165,7 @@ impl Keeper {
                 return;
             }
         }
-        tracing::error!(module = self.module.name, "the module's automaton does not come to rest");
+        tracing::error!("{}: the module's automaton does not come to rest", self.module.name);
     }
 
     fn feed(&mut self, input: Input) {
@@ -284,7 +284,12 @@ impl Keeper {
     fn run_script(&mut self, order: &Order) {
         self.running = Some(order.run);
         self.tally.begin(order.run, order.script, clock::now());
-        self.note(Level::Info, "script", &format!("{:?} starts", order.script), Some(order.cause.clone()));
+        self.note(
+            Level::Info,
+            "script",
+            &format!("{} starts", order.script.word()),
+            Some(order.cause.clone()),
+        );
         self.runner.run(Run {
             run: order.run,
             script: order.script,
@@ -321,7 +326,7 @@ impl Keeper {
         let level = if finding.state == ResourceState::Down { Level::Warning } else { Level::Info };
         let by = format!("check: {}", finding.output.lines().next().unwrap_or_default());
         if let Err(error) = self.resources.set(&name, finding.state, &by, clock::now()) {
-            tracing::error!(module = self.module.name, %error, "a check's finding is lost");
+            tracing::error!(%error, "{}: a check's finding is lost", self.module.name);
         }
         self.note(level, "check", &format!("{name} is {}", finding.state.word()), Some(finding.output));
     }
@@ -378,7 +383,7 @@ impl Keeper {
     fn save(&self) {
         let saved = tokio::task::block_in_place(|| self.store.save(&self.kept));
         if let Err(error) = saved {
-            tracing::error!(module = self.module.name, %error, "cannot keep the module's state");
+            tracing::error!(%error, "{}: cannot keep the module's state", self.module.name);
         }
     }
 
@@ -392,7 +397,7 @@ impl Keeper {
         let Kind::Farm(farm) = &self.module.kind else { return };
         match tokio::task::block_in_place(|| resets::reset(farm)) {
             Ok(count) => self.note(Level::Info, "reset", &format!("{count} connections reset"), None),
-            Err(error) => tracing::warn!(module = self.module.name, %error, "cannot reset connections"),
+            Err(error) => tracing::warn!(%error, "{}: cannot reset connections", self.module.name),
         }
     }
 
