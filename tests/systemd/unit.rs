@@ -108,6 +108,8 @@ fn the_unit_is_ready_watched_and_stopped_with_its_applications() -> anyhow::Resu
     site.wait_ready()?;
     the_daemon_has_few_rights_and_its_scripts_have_all(&site)?;
     the_journal_has_fields(&site)?;
+    who_may_do_what_is_decided_by_groups_and_written_down(&site).with_context(|| site.words())?;
+    events_are_followed_through_a_death(&site).with_context(|| site.words())?;
     a_reload_keeps_the_application(&site).with_context(|| site.words())?;
     a_daemon_that_dies_is_back_and_the_application_never_left(&site).with_context(|| site.words())?;
     a_daemon_that_hangs_is_ended_by_the_watchdog(&site).with_context(|| site.words())?;
@@ -159,6 +161,91 @@ fn the_journal_has_fields(site: &Site) -> anyhow::Result<()> {
         })
     })
     .with_context(|| site.machine.output(&["journalctl", "-o", "verbose", "-u", "safekit", "-n", "20"]))
+}
+
+/// Each with the groups of one role; eve has none.
+const PERSONS: [(&str, &str); 4] =
+    [("mona", "safekit"), ("carl", "safekit-control"), ("anna", "safekit-admin"), ("eve", "users")];
+
+fn who_may_do_what_is_decided_by_groups_and_written_down(site: &Site) -> anyhow::Result<()> {
+    for (person, group) in PERSONS {
+        site.machine.run(&["groupadd", "--force", group])?;
+        site.machine.run(&["useradd", "--no-create-home", "--groups", group, person])?;
+    }
+    let asks: [(&str, &[&str], Option<&str>); 9] = [
+        ("eve", &["status"], Some("monitor")),
+        ("mona", &["status"], None),
+        ("mona", &["events"], None),
+        ("mona", &["check", "off", "batch"], Some("control")),
+        ("carl", &["check", "off", "batch"], None),
+        ("carl", &["check", "on", "batch"], None),
+        ("carl", &["keygen", "--rotate"], Some("admin")),
+        ("carl", &["reload"], Some("admin")),
+        ("anna", &["reload"], None),
+    ];
+    for (person, words, needs) in asks {
+        let output =
+            site.machine.command(&[&["runuser", "-u", person, "--", "safekit"], words].concat()).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        // 3: done, and the cluster is degraded.
+        let expected: &[i32] = if needs.is_some() { &[1] } else { &[0, 3] };
+        ensure!(
+            output.status.code().is_some_and(|code| expected.contains(&code)),
+            "{person} {words:?}: {output:?}"
+        );
+        if let Some(role) = needs {
+            ensure!(said.contains(role) && said.contains("\nnext: "), "{person} {words:?}: {said}");
+        }
+    }
+    site.wait_ready()?;
+    let audit = site.machine.run(&["safekit", "audit"])?;
+    let has = |person: &str, command: &str, result: &str| {
+        audit.lines().any(|line| [person, command, result].iter().all(|part| line.contains(part)))
+    };
+    ensure!(has("mona", "check off batch", "denied: it needs the role control"), "{audit}");
+    ensure!(has("carl", "check off batch", "done"), "{audit}");
+    ensure!(has("carl", "reload", "denied: it needs the role admin"), "{audit}");
+    ensure!(has("anna", "reload", "done"), "{audit}");
+    ensure!(!audit.contains(" status "), "looking is not written down: {audit}");
+    Ok(())
+}
+
+fn events_are_followed_through_a_death(site: &Site) -> anyhow::Result<()> {
+    let heard = site.machine.dir().join("heard");
+    let words = ["safekit", "events", "batch", "--follow", "--count", "1", "-o", "json"];
+    let mut follower = site.machine.command(&words).stdout(fs::File::create(&heard)?).spawn()?;
+    let events = || -> Vec<Value> {
+        let text = fs::read_to_string(&heard).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    };
+    let waited =
+        lab::wait_until("the follower shows what was", WITHIN, || !events().is_empty()).and_then(|()| {
+            site.machine.run(&["kill", "-9", worker(site)?.trim()])?;
+            lab::wait_until("it shows the death, its cause and its end", WITHIN, || {
+                let events = events();
+                let place = |text: &str| {
+                    events.iter().position(|it| it["text"].as_str().is_some_and(|it| it.contains(text)))
+                };
+                let down = place("process.worker is down");
+                let up = events
+                    .iter()
+                    .rposition(|it| it["text"].as_str().is_some_and(|it| it.ends_with("UP (Ready)")));
+                down.is_some()
+                    && down < up
+                    && events.iter().any(|it| {
+                        it["cause"].as_str().is_some_and(|it| it.contains("process.worker is down"))
+                    })
+            })
+        });
+    let waited = waited.and_then(|()| {
+        let before = events().len();
+        site.machine.run(&["systemctl", "reload", "safekit"])?;
+        lab::wait_until("it goes on over a restart of the daemon", WITHIN, || events().len() > before)
+    });
+    let _gone = follower.kill();
+    let _gone = follower.wait();
+    waited.with_context(|| fs::read_to_string(&heard).unwrap_or_default())?;
+    site.wait_ready()
 }
 
 /// Who works for the application, before and after.

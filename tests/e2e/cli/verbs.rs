@@ -13,7 +13,7 @@ use crate::stage::{N1, N2, N3, PATIENCE, Stage};
 const SEEN: &str = include_str!("verbs.txt");
 const HELP: &str = include_str!("help.txt");
 
-const VERBS: [&str; 35] = [
+const VERBS: [&str; 40] = [
     "start",
     "stop",
     "restart",
@@ -34,11 +34,16 @@ const VERBS: [&str; 35] = [
     "check set",
     "logs",
     "config",
+    "config check",
+    "config show",
     "config apply",
     "config diff",
     "config history",
     "config rollback",
     "keygen",
+    "farm show",
+    "farm explain",
+    "weight",
     "drain",
     "undrain",
     "reload",
@@ -109,6 +114,12 @@ fn modules(stage: &mut Stage) -> Result<()> {
         "start batch --all",
         "wait batch --for UP --timeout 10s",
         "status batch",
+        "events batch --utc",
+        "events batch --level warning --utc",
+        "events batch -n 1 -o json",
+        "events nothing",
+        "audit -n 1 --utc",
+        "audit -n 1 -o json",
         "status www --node n2",
         "stop www",
         "status www",

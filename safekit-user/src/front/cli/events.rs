@@ -12,7 +12,7 @@ use crate::front::control_client::{Client, Error};
 use crate::front::exit::Exit;
 use crate::types::journal::{Act, Entry, Level, Wanted};
 use crate::types::snapshot::API_VERSION;
-use crate::types::{Command, Reply, WallTime};
+use crate::types::{Command, Instant, Reply, WallTime};
 
 #[derive(Args, Debug)]
 pub struct EventsArgs {
@@ -83,6 +83,9 @@ pub type Leftover = fn(&std::path::Path, &Command) -> Reply;
 
 /// The daemon waits a second for news before it says that there are none.
 const NEWS_SILENCE_MAX: Duration = Duration::from_secs(5);
+/// A daemon that died is started again within half a minute at most, unless somebody has stopped it.
+const RETURN_TIMEOUT: Duration = Duration::from_secs(60);
+const RETURN_PAUSE: Duration = Duration::from_millis(100);
 
 pub fn events(args: &EventsArgs, leftover: Leftover) -> Exit {
     let command = Command::Events { wanted: wanted(args), after: None };
@@ -116,18 +119,43 @@ fn look(look: &Look, command: &Command, leftover: Leftover) -> Result<Exit, Erro
     }
 }
 
-/// Each answer says how far it goes, so the next question starts behind it and nothing is shown twice.
+/// Goes on over restarts of the daemon: who follows wants to see them most of all.
 fn follow(args: &EventsArgs) -> Result<Exit, Error> {
-    let mut client = Client::connect(&args.look.asking.socket())?;
-    let mut wanted = wanted(args);
-    let mut after = None;
+    let mut place = Place { wanted: wanted(args), after: None };
+    let mut heard = clock::now();
     loop {
-        client.send(&Command::Events { wanted: wanted.clone(), after })?;
-        match client.receive(NEWS_SILENCE_MAX)? {
+        let error = match listen(args, &mut place, &mut heard) {
+            Ok(exit) => return Ok(exit),
+            Err(error) => error,
+        };
+        let is_back_soon =
+            matches!(error, Error::Connect { .. } | Error::Broken { .. } | Error::Closed { .. });
+        // One that was never there is told at once.
+        if !is_back_soon || place.after.is_none() || clock::now().since(heard) > RETURN_TIMEOUT {
+            return Err(error);
+        }
+        std::thread::sleep(RETURN_PAUSE);
+    }
+}
+
+/// How far it was followed.
+struct Place {
+    wanted: Wanted,
+    after: Option<u64>,
+}
+
+/// Each answer says how far it goes, so the next question starts behind it and nothing is shown twice.
+fn listen(args: &EventsArgs, place: &mut Place, heard: &mut Instant) -> Result<Exit, Error> {
+    let mut client = Client::connect(&args.look.asking.socket())?;
+    loop {
+        client.send(&Command::Events { wanted: place.wanted.clone(), after: place.after })?;
+        let reply = client.receive(NEWS_SILENCE_MAX)?;
+        *heard = clock::now();
+        match reply {
             Reply::Events { entries, last } => {
-                after = Some(last);
+                place.after = Some(last);
                 // From now on everything counts, not only the newest few.
-                wanted.count = usize::MAX;
+                place.wanted.count = usize::MAX;
                 for entry in &entries {
                     match args.look.output {
                         Format::Table => out(&line(entry, args.look.utc)),

@@ -23,7 +23,7 @@ impl Keeper {
             }
             Command::Checks { on, for_ms, .. } => {
                 let until = for_ms.map(|ms| now + Duration::from_millis(ms));
-                self.maintain((!on).then_some(Maintenance { since: now, until }), &by);
+                self.maintain((!on).then_some(Maintenance { since: now, until }), &format!("asked by {by}"));
                 Reply::Accepted { at: now }
             }
             Command::Report { check, state, .. } => match self.checks.report(&check, state, &by) {

@@ -366,12 +366,12 @@ impl Keeper {
         }
     }
 
-    fn maintain(&mut self, maintenance: Option<Maintenance>, by: &str) {
+    fn maintain(&mut self, maintenance: Option<Maintenance>, cause: &str) {
         self.maintenance = maintenance;
         self.kept.maintenance = maintenance;
         self.save();
         let text = if maintenance.is_some() { "checks are off" } else { "checks are on" };
-        self.note(Level::Info, "maintenance", text, Some(by.to_owned()));
+        self.note(Level::Info, "maintenance", text, Some(cause.to_owned()));
         self.activate_checks();
     }
 
