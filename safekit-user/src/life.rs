@@ -158,15 +158,16 @@ async fn live(
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
     let identity = store.identity().context("cannot read the configurations that are kept")?;
     let (cluster, passed_on) = Cluster::start(Arc::clone(&config), me, &keys, identity);
-    let (applier, configs) = applier::start(cluster.clone(), store, Arc::new(hand_over_for_config))
-        .context("cannot read the configurations that are kept")?;
+    let (applier, configs) =
+        applier::start(cluster.clone(), store, journal.clone(), Arc::new(hand_over_for_config))
+            .context("cannot read the configurations that are kept")?;
     let modules = modules::start(&config, me, (&state_dir, memory), &running, &cluster, &journal);
     tokio::spawn(modules::follow(modules.clone(), me, configs.clone()));
     let (console, console_state) = watch::channel(None);
     let snapshots =
         desk::complete(running.snapshots.clone(), cluster.clone(), modules.board.infos(), console_state);
     tokio::spawn(web::serve(configs, snapshots.clone(), console));
-    tokio::spawn(journal::follow(journal.clone(), config, running.snapshots.clone()));
+    tokio::spawn(journal::follow(journal.clone(), config, snapshots.clone()));
     let auditor = journal.clone();
     let service = control::Service {
         snapshots: snapshots.clone(),
@@ -204,7 +205,7 @@ fn open_journal(state_dir: &Path, run_dir: &Path, node: &str) -> anyhow::Result<
 }
 
 fn note(journal: &Journal, text: String) {
-    journal.note(Note { level: Level::Info, module: None, kind: "daemon", text, cause: None });
+    journal.note(Note::of_node(Level::Info, "daemon", text));
 }
 
 fn hand_over_for_config() {

@@ -116,6 +116,8 @@ fn a_configuration_is_in_force_everywhere_or_nowhere_and_the_way_back_is_kept() 
     let history: Value = serde_json::from_slice(&history.stdout)?;
     let users = [&history["history"][0]["user"], &history["history"][1]["user"]];
     assert_eq!(users, ["root on n2", "root on n1"]);
+    let events = events(&farm, N3)?;
+    assert!(events.contains("is in force: applied by root on n1"), "{events}");
 
     wait_connected(&farm)?;
     farm.kill(N3)?;
@@ -259,6 +261,8 @@ fn the_cluster_key_is_changed_under_traffic_and_nobody_notices() -> anyhow::Resu
     assert!(ledger.requests(begin, end).count() > 100, "there was traffic");
     drop(ledger);
     assert_eq!(scenario.double_answers(begin, end), 0);
+    let events = events(&scenario.farm, N2)?;
+    assert!(events.contains("only one cluster key is accepted"), "{events}");
     // A daemon that died speaks through its parent with the key of today: the others hear it at once.
     scenario.farm.crash(N2)?;
     lab::wait_until("the obituary is understood", PATIENCE, || {
@@ -301,7 +305,16 @@ fn a_node_with_another_key_is_refused_counted_and_named() -> anyhow::Result<()> 
     assert_eq!(status.status.code(), Some(4), "{words}");
     assert!(words.contains("── n3\nunreachable: ") && words.contains("another cluster key"), "{words}");
     assert!(words.contains("refused connections of nodes: "), "{words}");
+    let events = events(&farm, N1)?;
+    assert!(
+        events.contains("refused to talk to n3 (") && events.contains(": another cluster key"),
+        "{events}"
+    );
     Ok(())
+}
+
+fn events(farm: &Farm, node: NodeId) -> anyhow::Result<String> {
+    Ok(String::from_utf8(ask(farm, node, &["events"])?.stdout)?)
 }
 
 /// Every node has a file of its own, as on machines of their own.

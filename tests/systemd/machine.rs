@@ -26,12 +26,14 @@ for place in /etc /usr/bin /var/lib; do
 done
 for place in /tmp /var/log; do mount -t tmpfs tmpfs $place; done
 mkdir -p /var/log/nginx
-echo web1 >/etc/hostname
+echo web$2 >/etc/hostname
 ip link set lo up
-ip link add eth0 type veth peer name wire
-ip addr add 10.99.0.1/24 dev eth0
-ip link set eth0 up
-ip link set wire up
+for network in 0 1; do
+  ip link add eth$network type veth peer name wire$network
+  ip addr add 10.$((99 - network)).0.$2/24 dev eth$network
+  ip link set eth$network up
+  ip link set wire$network up
+done
 export container=safekit-lab
 exec /lib/systemd/systemd --system --unit=basic.target --show-status=false
 ";
@@ -46,11 +48,12 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn boot() -> anyhow::Result<Self> {
+    /// It is called web1, web2 and so on, and has 10.99.0.1, 10.99.0.2 … and the same in 10.98.0.0/24.
+    pub(crate) fn boot(number: u32) -> anyhow::Result<Self> {
         if !Path::new("/lib/systemd/systemd").exists() {
             bail!("there is no systemd here: `cargo xtask setup` installs it");
         }
-        let name = format!("safekit-lab-systemd-{}", std::process::id());
+        let name = format!("safekit-lab-systemd-{}-{number}", std::process::id());
         let dir = std::env::temp_dir().join(&name);
         fs::create_dir_all(&dir)?;
         let cgroup = cgroups().context("no cgroups (version 2) are mounted")?.join(&name);
@@ -60,6 +63,7 @@ impl Machine {
             .args(["-c", &join, "sh", "unshare", "--cgroup", "--mount", "--pid", "--net", "--uts", "--ipc"])
             .args(["--fork", "--kill-child", "/bin/sh", "-c", PREPARE, "sh"])
             .arg(&dir)
+            .arg(number.to_string())
             .stdin(Stdio::null())
             .stdout(fs::File::create(dir.join("boot.log"))?)
             .stderr(fs::File::create(dir.join("boot.errors"))?)
@@ -135,6 +139,22 @@ impl Machine {
         let mut command = Command::new(&enter[0]);
         command.args(&enter[1..]).args(words);
         command
+    }
+
+    /// Its ends of the two networks go to another network namespace, and are ports of its bridges there.
+    pub(crate) fn plug_into(&self, switch: u32, number: u32) -> anyhow::Result<()> {
+        for network in 0..2 {
+            let (wire, port) = (format!("wire{network}"), format!("port{network}-{number}"));
+            self.run(&["ip", "link", "set", &wire, "name", &port])?;
+            let from_here =
+                ["-t", &self.pid.to_string(), "-n", "ip", "link", "set", &port, "netns", &switch.to_string()];
+            ensure!(Command::new("nsenter").args(from_here).status()?.success(), "cannot plug in {port}");
+            let bridge = format!("br{network}");
+            let there =
+                ["-t", &switch.to_string(), "-n", "ip", "link", "set", &port, "master", &bridge, "up"];
+            ensure!(Command::new("nsenter").args(there).status()?.success(), "cannot plug in {port}");
+        }
+        Ok(())
     }
 
     /// Whether its first process is still there.

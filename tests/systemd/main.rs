@@ -1,5 +1,6 @@
 //! Services under a real systemd: one of its own, as process 1 of namespaces, with the machine's units and programs.
 
+mod farm;
 mod machine;
 mod unit;
 
@@ -107,7 +108,7 @@ const DEAF: &str =
 #[test]
 fn services_are_started_verified_and_stopped_by_a_real_systemd() -> anyhow::Result<()> {
     let Some(_lab) = lab::enter() else { return Ok(()) };
-    let machine = Machine::boot()?;
+    let machine = Machine::boot(1)?;
     let units = [("broken", BROKEN), ("brief", BRIEF), ("once", ONESHOT), ("deaf", DEAF)];
     machine.install(&units)?;
     nginx_serves_and_stops(&machine)?;

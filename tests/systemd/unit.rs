@@ -51,7 +51,7 @@ struct Site {
 
 impl Site {
     fn build() -> anyhow::Result<Self> {
-        let machine = Machine::boot()?;
+        let machine = Machine::boot(1)?;
         for (name, text) in [("start", START), ("stop", STOP)] {
             let path = machine.dir().join(name);
             fs::write(&path, text)?;

@@ -7,6 +7,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use safekit::config::key::{read_ring, write_ring};
 use safekit::driver::clock;
 use safekit::driver::inbox::Request;
+use safekit::types::journal::{Level, Note};
 use safekit::types::key::OtherKey;
 use safekit::types::{ClusterKey, Command, KeyRing, KeyStep, Reply};
 use safekit::wire::seal::key_id;
@@ -90,7 +91,19 @@ impl Desk {
         if self.inbox.post(Request::Keys(next.accepted())).is_err() {
             return refused("the heartbeat thread takes no requests", "look at the daemon's log");
         }
+        if let Some(text) = said(step) {
+            self.journal.note(Note::of_node(Level::Info, "key", text));
+        }
         Reply::Accepted { at: clock::now() }
+    }
+}
+
+fn said(step: &KeyStep) -> Option<&'static str> {
+    match step {
+        KeyStep::Probe => None,
+        KeyStep::Accept { .. } => Some("another cluster key is accepted beside the present one"),
+        KeyStep::Send => Some("this node talks with the new cluster key"),
+        KeyStep::Settle => Some("only one cluster key is accepted"),
     }
 }
 

@@ -49,6 +49,16 @@ pub struct Note {
     pub cause: Option<String>,
 }
 
+impl Note {
+    pub fn of_node(level: Level, kind: &'static str, text: impl Into<String>) -> Self {
+        Self { level, module: None, kind, text: text.into(), cause: None }
+    }
+
+    pub fn because(self, cause: impl Into<String>) -> Self {
+        Self { cause: Some(cause.into()), ..self }
+    }
+}
+
 /// A line of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -15,10 +15,12 @@ use crate::config::upkeep::Boot;
 use crate::config::{self, Config, Module, key};
 use crate::driver::clock;
 use crate::driver::datapath::Plan;
+use crate::driver::journal::Journal;
 use crate::driver::modules::own_modules;
 use crate::engine::apply::{Apply, Asked, Conclusion, Input, Output, Stored};
 use crate::engine::farm::rank::Ranks;
 use crate::types::cluster::{ApplyMessage, ConfigEntry, ConfigIdentity, Effect, Proposal};
+use crate::types::journal::{Level, Note};
 use crate::types::{Bucket, Command, NodeId, NodeSet, Reply};
 
 /// Requests and messages that wait; full: the sender's are refused or lost, and said again.
@@ -45,6 +47,7 @@ struct Applier {
     configs: watch::Sender<Arc<Config>>,
     /// Who waits for the end of this node's proposal.
     waiting: Option<oneshot::Sender<Reply>>,
+    journal: Journal,
     hand_over: Arc<dyn Fn() + Send + Sync>,
     /// The last commit needs a daemon that is started anew.
     handing_over: bool,
@@ -55,14 +58,24 @@ struct Applier {
 pub fn start(
     cluster: Cluster,
     store: Store,
+    journal: Journal,
     hand_over: Arc<dyn Fn() + Send + Sync>,
 ) -> io::Result<(mpsc::Sender<Request>, watch::Receiver<Arc<Config>>)> {
     let running = Arc::clone(cluster.config());
     let engine = new_engine(&cluster, store.load()?);
     let (configs, receiver) = watch::channel(Arc::clone(&running));
     let (requests, asked) = mpsc::channel(REQUESTS_MAX);
-    let applier =
-        Applier { engine, cluster, store, running, configs, waiting: None, hand_over, handing_over: false };
+    let applier = Applier {
+        engine,
+        cluster,
+        store,
+        running,
+        configs,
+        waiting: None,
+        journal,
+        hand_over,
+        handing_over: false,
+    };
     tokio::spawn(applier.run(asked));
     Ok((requests, receiver))
 }
@@ -208,7 +221,9 @@ impl Applier {
     fn take_effect(&mut self, proposal: &Proposal) {
         let identity =
             ConfigIdentity { version: proposal.version.clone(), hash: hash(proposal.text.as_bytes()) };
-        tracing::info!(version = %proposal.version, user = %proposal.user, "another configuration is in force");
+        let text = format!("configuration {} is in force", proposal.version);
+        let note = Note::of_node(Level::Info, "config", text);
+        self.journal.note(note.because(format!("applied by {}", proposal.user)));
         self.cluster.note_config(identity);
         let Ok((new, effect)) = self.check(&proposal.text) else {
             tracing::error!("the configuration in force cannot be run any more: has the key file gone?");

@@ -1,4 +1,5 @@
-//! Who was refused, how often, and why: counted by reason, and in the log once a minute for each address and reason.
+//! Who was refused, how often, and why: counted by reason, and in detail in the log of developers, once a minute for each
+//! address and reason.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -70,7 +71,7 @@ impl Refusals {
             counts.told.clear();
         }
         counts.told.insert((from, why), now);
-        tracing::warn!(%who, reason = why.word(), detail, "refused a connection of the cluster");
+        tracing::debug!(%who, reason = why.word(), detail, "refused a connection of the cluster");
     }
 
     pub(super) fn infos(&self) -> Vec<RefusedInfo> {

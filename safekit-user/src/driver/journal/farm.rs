@@ -1,21 +1,27 @@
-//! Events of the farm, as the heartbeat thread tells them in its snapshots, as notes for people.
+//! Events of the farm and strangers that were refused, as snapshots tell them, as notes for people.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::Journal;
 use crate::config::Config;
 use crate::driver::clock;
+use crate::types::cluster::RefusedInfo;
 use crate::types::journal::{Level, Note};
 use crate::types::snapshot::{MemberState, Verdict};
-use crate::types::{Departure, Event, EventKind, GroupId, Snapshot};
+use crate::types::{Departure, Event, EventKind, GroupId, Instant, Snapshot};
+
+const STRANGERS_PAUSE: Duration = Duration::from_secs(60);
 
 /// Writes down every event of the farm until the heartbeat thread ends. A snapshot carries the last ones, so that a
 /// reader that is late for some snapshots misses nothing.
 pub async fn follow(journal: Journal, config: Arc<Config>, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
     let mut seen: Option<Event> = None;
     let mut verdict = None;
+    let mut strangers = Strangers::default();
     loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         let (now, wall) = (clock::now(), clock::wall());
@@ -26,9 +32,34 @@ pub async fn follow(journal: Journal, config: Arc<Config>, mut snapshots: watch:
         if verdict.replace(snapshot.verdict) != Some(snapshot.verdict) {
             journal.note(verdict_note(&snapshot));
         }
+        for stranger in strangers.news(&snapshot.links.refused, now) {
+            journal.note(stranger);
+        }
         if snapshots.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Who was refused: said at once, and then once in a while for each reason, however often it comes.
+#[derive(Default)]
+struct Strangers(BTreeMap<String, (u64, Instant)>);
+
+impl Strangers {
+    fn news(&mut self, refused: &[RefusedInfo], now: Instant) -> Vec<Note> {
+        let mut news = Vec::new();
+        for RefusedInfo { reason, count, last } in refused {
+            let told = self.0.get(reason);
+            let more = count - told.map_or(0, |(count, _)| *count);
+            if more == 0 || told.is_some_and(|(_, at)| now.since(*at) < STRANGERS_PAUSE) {
+                continue;
+            }
+            self.0.insert(reason.clone(), (*count, now));
+            let times = if more == 1 { String::new() } else { format!(", {more} times") };
+            let text = format!("refused to talk to {last}{times}");
+            news.push(Note::of_node(Level::Warning, "refused", text).because(reason));
+        }
+        news
     }
 }
 
@@ -47,11 +78,11 @@ fn verdict_note(snapshot: &Snapshot) -> Note {
         Verdict::Down => (Level::Error, "DOWN"),
     };
     let text = format!("the cluster is {word}");
-    Note { level, module: None, kind: "verdict", text, cause: Some(snapshot.summary.clone()) }
+    Note::of_node(level, "verdict", text).because(&snapshot.summary)
 }
 
 fn note(config: &Config, event: &Event) -> Note {
-    let plain = |level, kind, text| Note { level, module: None, kind, text, cause: None };
+    let plain = Note::of_node;
     match event.kind {
         EventKind::View { view, members } => {
             let names: Vec<&str> = members.iter().map(|node| config.name(node)).collect();
@@ -61,7 +92,7 @@ fn note(config: &Config, event: &Event) -> Note {
         EventKind::Departed { node, why } => {
             let (level, cause) = departure(why);
             let text = format!("{} is no member any more", config.name(node));
-            Note { cause: Some(cause.to_owned()), ..plain(level, "departed", text) }
+            plain(level, "departed", text).because(cause)
         }
         EventKind::Applied { group, owned, transitional } => {
             let text = format!("this node owns {owned} buckets, {transitional} are in transition");
@@ -107,10 +138,26 @@ fn module_of(config: &Config, group: GroupId) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Instant, NodeId};
+    use crate::types::NodeId;
 
     fn event(at: u64, node: u8) -> Event {
         Event { at: Instant(at), kind: EventKind::Joined { node: NodeId(node) } }
+    }
+
+    #[test]
+    fn a_stranger_is_told_at_once_and_then_seldom() {
+        let refused = |count| [RefusedInfo { reason: "silent".into(), count, last: "192.0.2.7".into() }];
+        let at = |seconds: u64| Instant(seconds * 1_000_000_000);
+        let mut strangers = Strangers::default();
+        assert!(strangers.news(&[], at(1)).is_empty());
+        let text = |notes: Vec<Note>| notes.first().map(|note| note.text.clone());
+        assert_eq!(text(strangers.news(&refused(1), at(1))), Some("refused to talk to 192.0.2.7".into()));
+        assert_eq!(text(strangers.news(&refused(5), at(30))), None);
+        assert_eq!(
+            text(strangers.news(&refused(5), at(62))),
+            Some("refused to talk to 192.0.2.7, 4 times".into())
+        );
+        assert_eq!(text(strangers.news(&refused(5), at(200))), None, "nobody came");
     }
 
     #[test]
