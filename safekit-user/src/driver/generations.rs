@@ -4,12 +4,13 @@
 //! kept by name. Weights belong to the rules as they were: another configuration starts without them, and a drained
 //! node stays drained. What peers have in force counts more than the file: it is the start of a cluster, no command.
 
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::durable;
 use crate::config::{Config, ownership_hash};
 use crate::types::share::{WEIGHTS_SET_MAX, WeightSet};
 use crate::types::{Adjustments, Generation, NodeId};
@@ -105,14 +106,7 @@ pub async fn keep(state_dir: PathBuf, config: Config, mut generations: watch::Re
 }
 
 fn write(state_dir: &Path, stored: &Stored) -> io::Result<()> {
-    std::fs::create_dir_all(state_dir)?;
-    let (fresh, path) = (state_dir.join(format!("{FILE}.new")), state_dir.join(FILE));
-    let mut file = std::fs::File::create(&fresh)?;
-    file.write_all(&serde_json::to_vec_pretty(stored)?)?;
-    file.sync_all()?;
-    std::fs::rename(&fresh, &path)?;
-    // The rename is durable when the directory is.
-    std::fs::File::open(state_dir)?.sync_all()
+    durable::replace(&state_dir.join(FILE), &serde_json::to_vec_pretty(stored)?)
 }
 
 #[cfg(test)]

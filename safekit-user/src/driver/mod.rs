@@ -11,6 +11,7 @@ pub mod connections;
 pub mod daemon;
 pub mod datapath;
 pub mod doctor;
+pub mod durable;
 pub mod frames;
 pub mod generations;
 pub mod heartbeat;

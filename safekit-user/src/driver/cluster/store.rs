@@ -8,14 +8,14 @@
 //!
 //! Each file is replaced as a whole and synced, so a crash leaves the old one or the new one.
 
-use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use ring::digest;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::driver::durable;
 use crate::engine::apply::Stored;
 use crate::types::cluster::{ConfigIdentity, ConfigVersion, Proposal};
 
@@ -45,7 +45,7 @@ impl Store {
     pub fn recover(&self) -> io::Result<()> {
         let Some(version) = self.read::<ConfigVersion>(PLACING)? else { return Ok(()) };
         if let Some(proposal) = self.history()?.into_iter().find(|it| it.version == version) {
-            replace(&self.config, proposal.text.as_bytes())?;
+            durable::replace(&self.config, proposal.text.as_bytes())?;
         }
         self.remove(PLACING)
     }
@@ -85,7 +85,7 @@ impl Store {
         }
         self.write(PLACING, &proposal.version)?;
         self.write(&name(&proposal.version), proposal)?;
-        replace(&self.config, proposal.text.as_bytes())?;
+        durable::replace(&self.config, proposal.text.as_bytes())?;
         self.remove(PLACING)?;
         let history = self.history()?;
         for old in history.iter().rev().skip(KEPT) {
@@ -125,8 +125,7 @@ impl Store {
     }
 
     fn write(&self, file: &str, value: &impl Serialize) -> io::Result<()> {
-        std::fs::create_dir_all(&self.directory)?;
-        replace(&self.directory.join(file), &serde_json::to_vec(value)?)
+        durable::replace(&self.directory.join(file), &serde_json::to_vec(value)?)
     }
 
     fn remove(&self, file: &str) -> io::Result<()> {
@@ -142,24 +141,6 @@ fn name(version: &ConfigVersion) -> String {
     // A name comes from another node: it must not lead to another directory.
     let by: String = version.by.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).take(64).collect();
     format!("{:06}-{by}-{:016x}.json", version.number, version.attempt)
-}
-
-/// Whole or not at all, durably, with the rights that the old one had.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // A link to the real file stays a link.
-    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let mut fresh = path.clone().into_os_string();
-    fresh.push(".new");
-    let mut file =
-        std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    if let Ok(old) = std::fs::metadata(&path) {
-        file.set_permissions(old.permissions())?;
-    }
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&fresh, &path)?;
-    let directory = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::File::open(directory)?.sync_all()
 }
 
 /// Twelve digits tell configurations apart; it is no proof of anything.

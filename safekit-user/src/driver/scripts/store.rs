@@ -9,7 +9,7 @@
 //! A file that is neither is put aside, reported, and counts as none.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::module_dir;
+use crate::driver::durable;
 
 const MARK: &str = "safekit-state 1 ";
 /// Larger than any state: a file of another size is none.
@@ -122,24 +123,12 @@ impl<T: Serialize + DeserializeOwned + Default> Store<T> {
             .map_err(|source| Error::Foreign { path: path.clone(), source })?;
         let text = format!("{MARK}{}\n{body}", checksum(&body));
         assert!(text.len() as u64 <= FILE_BYTES_MAX, "a module's state is bounded by who makes it");
-        replace(&path, text.as_bytes()).map_err(|source| Error::Write { path, source })
+        durable::replace(&path, text.as_bytes()).map_err(|source| Error::Write { path, source })
     }
 
     pub fn path(&self) -> PathBuf {
         self.dir.join("state")
     }
-}
-
-/// The file has these bytes or those it had, whatever happens meanwhile.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().expect("a file is in a directory");
-    fs::create_dir_all(dir)?;
-    let beside = path.with_extension("new");
-    let mut file = File::create(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    File::open(dir)?.sync_all()
 }
 
 /// Another after each boot of the machine; empty where the kernel does not say.
