@@ -8,9 +8,10 @@
 //!        ── others ──▶ questions (bounded) ──▶ the heartbeat thread, which owns the engine
 //! ```
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -21,12 +22,19 @@ use tokio::time::timeout;
 use super::peer::Peer;
 use crate::driver::clock;
 use crate::types::journal::{Act, ActResult};
-use crate::types::{Command, Reply, Snapshot, WallTime};
+use crate::types::{Command, Instant, Reply, Snapshot, WallTime};
 
 /// Longer than any command: the longest carries a configuration.
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
-/// Full: further clients wait in the kernel's backlog.
-const CLIENTS_MAX: usize = 64;
+/// Of root at once.
+const ROOTS_MAX: usize = 64;
+/// Of all other users at once: whatever they do, root gets through.
+const OTHERS_MAX: usize = 64;
+/// Denied commands of one user that are written down within an hour: they must not push out what was done.
+const DENIALS_MAX: u32 = 60;
+const DENIALS_WITHIN: Duration = Duration::from_secs(3600);
+/// Users whose denials are counted apart.
+const DENIED_USERS_MAX: usize = 256;
 /// A client that takes no answer for so long is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The daemon answers from memory; only a stuck one is slower.
@@ -71,9 +79,10 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 
 /// Serves clients until the task is dropped.
 pub async fn serve(listener: UnixListener, service: Service) {
-    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+    let roots = Arc::new(Semaphore::new(ROOTS_MAX));
+    let others = Arc::new(Semaphore::new(OTHERS_MAX));
+    let denials = Arc::new(Denials::default());
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -82,9 +91,23 @@ pub async fn serve(listener: UnixListener, service: Service) {
                 continue;
             }
         };
-        let service = service.clone();
+        let peer = match Peer::of(&stream) {
+            Ok(peer) => peer,
+            Err(error) => {
+                tracing::debug!(%error, "a client of the control socket went away");
+                continue;
+            }
+        };
+        let place = if peer.is_root() { Arc::clone(&roots) } else { Arc::clone(&others) };
+        let Ok(place) = place.try_acquire_owned() else {
+            let reply =
+                refused("too many clients are connected", "end some of them, for example `status --watch`");
+            tokio::spawn(async move { send(&mut { stream }, &reply).await });
+            continue;
+        };
+        let (service, denials) = (service.clone(), Arc::clone(&denials));
         tokio::spawn(async move {
-            if let Err(error) = converse(stream, service).await {
+            if let Err(error) = converse(stream, peer, service, &denials).await {
                 tracing::debug!(%error, "a client of the control socket went away");
             }
             drop(place);
@@ -92,8 +115,7 @@ pub async fn serve(listener: UnixListener, service: Service) {
     }
 }
 
-async fn converse(stream: UnixStream, mut service: Service) -> io::Result<()> {
-    let peer = Peer::of(&stream)?;
+async fn converse(stream: UnixStream, peer: Peer, mut service: Service, denials: &Denials) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     loop {
@@ -121,7 +143,7 @@ async fn converse(stream: UnixStream, mut service: Service) -> io::Result<()> {
                 command => send(&mut writer, &answer(&mut service, &peer, command).await).await?,
             }
         } else {
-            send(&mut writer, &deny(&service, &peer, &command)).await?;
+            send(&mut writer, &deny(&service, &peer, &command, denials)).await?;
             if peer.access.is_none() {
                 return Ok(());
             }
@@ -148,10 +170,36 @@ async fn answer(service: &mut Service, peer: &Peer, command: Command) -> Reply {
     reply
 }
 
-fn deny(service: &Service, peer: &Peer, command: &Command) -> Reply {
+/// How many denied commands of each user were written down, and since when.
+#[derive(Default)]
+struct Denials(Mutex<HashMap<Option<u32>, (Instant, u32)>>);
+
+impl Denials {
+    /// None: enough of this user's are there.
+    fn count(&self, uid: Option<u32>, now: Instant) -> Option<u32> {
+        let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if users.len() >= DENIED_USERS_MAX && !users.contains_key(&uid) {
+            users.retain(|_, (since, _)| now.since(*since) < DENIALS_WITHIN);
+            if users.len() >= DENIED_USERS_MAX {
+                return None;
+            }
+        }
+        let (since, count) = users.entry(uid).or_insert((now, 0));
+        if now.since(*since) >= DENIALS_WITHIN {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        (*count <= DENIALS_MAX).then_some(*count)
+    }
+}
+
+fn deny(service: &Service, peer: &Peer, command: &Command, denials: &Denials) -> Reply {
     let needs = command.needs();
-    if let Some(what) = command.audited() {
-        (service.auditor)(act(peer, clock::wall(), what, ActResult::Denied { needs }));
+    if let Some(what) = command.audited()
+        && let Some(count) = denials.count(peer.actor.uid, clock::now())
+    {
+        let rest = if count == DENIALS_MAX { " (more of this hour are not written down)" } else { "" };
+        (service.auditor)(act(peer, clock::wall(), what + rest, ActResult::Denied { needs }));
     }
     let has = peer.access.map_or_else(|| "no role".to_owned(), |access| format!("the role {access}"));
     refused(
@@ -204,4 +252,22 @@ async fn send(writer: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> io::R
     let mut line = serde_json::to_vec(reply)?;
     line.push(b'\n');
     timeout(WRITE_TIMEOUT, writer.write_all(&line)).await.map_err(|_| io::ErrorKind::TimedOut)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn denials_of_one_user_leave_room_for_others() {
+        let (denials, at) = (Denials::default(), |seconds: u64| Instant(seconds * 1_000_000_000));
+        let written = (0..1000).filter(|_| denials.count(Some(7), at(1)).is_some()).count();
+        assert_eq!(written, DENIALS_MAX as usize);
+        assert_eq!(denials.count(Some(8), at(2)), Some(1));
+        assert_eq!(denials.count(Some(7), at(3602)), Some(1), "another hour");
+        for uid in 0..10_000 {
+            denials.count(Some(uid), at(3603));
+        }
+        assert!(denials.0.lock().unwrap().len() <= DENIED_USERS_MAX);
+    }
 }

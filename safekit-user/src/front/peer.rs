@@ -31,9 +31,13 @@ impl Peer {
         };
         Ok(Self { actor, access: access(peer.uid(), &groups, &read("/etc/group")) })
     }
+
+    pub(super) fn is_root(&self) -> bool {
+        self.actor.uid == Some(0)
+    }
 }
 
-/// The daemon's own user and root have every role; others what their groups have.
+/// Root has every role; others what their groups in /etc/group have.
 fn access(uid: u32, groups: &[u32], group_file: &str) -> Option<Access> {
     if uid == 0 {
         return Some(Access::Admin);

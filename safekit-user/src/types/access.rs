@@ -56,7 +56,6 @@ impl Command {
             | Self::Logs { .. }
             | Self::LogPage { .. }
             | Self::Events { .. }
-            | Self::ConfigText { .. }
             | Self::ConfigHistory
             | Self::Adjust { dry_run: true, .. } => Access::Monitor,
             Self::Adjust { dry_run: false, .. }
@@ -66,6 +65,8 @@ impl Command {
             | Self::Checks { .. } => Access::Control,
             // The program and the configuration of today take effect: that is more than to operate.
             Self::Reload | Self::Audit { .. } | Self::ConfigApply { .. } | Self::KeyRotate => Access::Admin,
+            // It has what scripts are given: passwords, too.
+            Self::ConfigText { .. } => Access::Admin,
             // Of nodes, whose connections are authenticated otherwise; nobody types it.
             Self::KeyStep { .. } | Self::Agree { .. } => Access::Admin,
             Self::On { each, .. } => each.needs(),

@@ -11,11 +11,15 @@ use crate::types::bundle::Item;
 
 /// Where the file is in the state directory, and its name in the bundle. The events and the audit log rotate.
 /// Configurations are asked of the daemon: as files they hold what scripts are given.
-const STATE: [(&str, &str); 5] = [
+const STATE: [(&str, &str); 9] = [
     ("events.jsonl", "journal/events.jsonl"),
     ("events.jsonl.1", "journal/events.1.jsonl"),
+    ("events.jsonl.2", "journal/events.2.jsonl"),
+    ("events.jsonl.3", "journal/events.3.jsonl"),
     ("audit.jsonl", "journal/audit.jsonl"),
     ("audit.jsonl.1", "journal/audit.1.jsonl"),
+    ("audit.jsonl.2", "journal/audit.2.jsonl"),
+    ("audit.jsonl.3", "journal/audit.3.jsonl"),
     ("generation.json", "state/generation.json"),
 ];
 /// The newest runs of each module's scripts: a record and its output each.
