@@ -209,6 +209,8 @@ fn normal(text: &str, hidden: &[(String, &str)]) -> String {
         (r#""number": [1-9]\d*"#, r#""number": <number>"#),
         (r"([0-9a-f]{2}:){5}[0-9a-f]{2}", "<mac>"),
         (r"; \d+ rejected", "; <number> rejected"),
+        // A node whose cables are cut may find the time to say that it hears nothing.
+        (r"silent(: dead or cut off|; heard nothing before: look at its network)", "silent: <why>"),
         (r"\b\d+ connections of this node", "<number> connections of this node"),
         (r"(\S)  +", "$1  "),
     ] {
