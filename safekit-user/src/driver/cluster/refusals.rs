@@ -1,13 +1,8 @@
-//! Who was refused, how often, and why: counted by reason, and in detail in the log of developers, once a minute for each
-//! address and reason.
+//! Who was refused, how often, and why: counted by reason. The journal makes events of the counts, and bounds them.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Mutex;
-use std::time::Duration;
 
-use crate::driver::clock;
-use crate::types::Instant;
 use crate::types::cluster::RefusedInfo;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,41 +37,24 @@ impl Refusal {
     }
 }
 
-/// Addresses that are remembered; more are told as they come.
-const REMEMBERED_MAX: usize = 256;
-const QUIET: Duration = Duration::from_secs(60);
-
+/// How often, and who it was last, by reason.
 #[derive(Default)]
-pub(super) struct Refusals(Mutex<Counts>);
-
-#[derive(Default)]
-struct Counts {
-    counts: [(u64, String); Refusal::ALL.len()],
-    told: HashMap<(IpAddr, Refusal), Instant>,
-}
+pub(super) struct Refusals(Mutex<[(u64, String); Refusal::ALL.len()]>);
 
 impl Refusals {
     /// `who` is a node's name where the address is a node's.
     pub(super) fn add(&self, why: Refusal, from: IpAddr, who: Option<&str>, detail: &str) {
         let who = who.map_or_else(|| from.to_string(), |name| format!("{name} ({from})"));
-        let now = clock::now();
-        let mut counts = self.0.lock().expect("nobody panics with it");
-        let (count, last) = &mut counts.counts[why as usize];
-        *count += 1;
-        last.clone_from(&who);
-        if counts.told.get(&(from, why)).is_some_and(|told| now.since(*told) < QUIET) {
-            return;
-        }
-        if counts.told.len() >= REMEMBERED_MAX {
-            counts.told.clear();
-        }
-        counts.told.insert((from, why), now);
         tracing::debug!(%who, reason = why.word(), detail, "refused a connection of the cluster");
+        let mut counts = self.0.lock().expect("nobody panics with it");
+        let (count, last) = &mut counts[why as usize];
+        *count += 1;
+        *last = who;
     }
 
     pub(super) fn infos(&self) -> Vec<RefusedInfo> {
         let counts = self.0.lock().expect("nobody panics with it");
-        let all = Refusal::ALL.into_iter().zip(&counts.counts);
+        let all = Refusal::ALL.into_iter().zip(counts.iter());
         all.filter(|(_, (count, _))| *count > 0)
             .map(|(why, (count, last))| RefusedInfo {
                 reason: why.word().to_owned(),
