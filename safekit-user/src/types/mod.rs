@@ -13,6 +13,7 @@ pub mod key;
 pub mod logs;
 pub mod module;
 pub mod notes;
+pub mod replica;
 pub mod share;
 pub mod snapshot;
 pub mod time;

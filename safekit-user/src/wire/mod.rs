@@ -4,4 +4,5 @@ mod compact;
 pub mod heartbeat;
 pub mod identity;
 pub mod link;
+pub mod replica;
 pub mod seal;

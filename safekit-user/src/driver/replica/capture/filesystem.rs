@@ -18,8 +18,9 @@ use rustix::io::Errno;
 
 use super::attributes::{kind, timestamps, unpacked};
 use super::credentials::Caller;
-use super::directory::is_dot;
 use super::tree::{Tree, Wanted};
+use crate::driver::replica::directory::is_dot;
+use crate::driver::replica::identity::ROOT;
 
 /// Nobody but this process changes the directory, and what it changes the kernel knows.
 const VALID: Duration = Duration::from_secs(3600);
@@ -298,7 +299,7 @@ impl Filesystem for Passage {
                 let name = OsStr::from_bytes(entry.name.to_bytes());
                 let number = if is_dot(&entry.name) {
                     // Nobody may ask for `..` of the directory itself: its number only has to be there.
-                    super::identity::ROOT
+                    ROOT
                 } else {
                     match self.tree.peek(&directory, name) {
                         Ok(number) => number,

@@ -12,11 +12,8 @@
 
 mod attributes;
 mod credentials;
-mod directory;
 mod filesystem;
-mod identity;
 mod nodes;
-mod object;
 mod tree;
 
 use std::io;

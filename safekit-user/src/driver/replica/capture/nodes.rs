@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rustix::io::Errno;
 
-use super::object::Place;
+use crate::driver::replica::object::Place;
 
 /// An object, for as long as the kernel may ask for it by number.
 #[derive(Debug)]

@@ -1,9 +1,9 @@
 //! The directory underneath: what applications do to it, by numbers of objects and never by paths.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fuser::FileAttr;
@@ -15,10 +15,10 @@ use rustix::io::Errno;
 
 use super::attributes::attributes;
 use super::credentials::{Caller, with_umask};
-use super::directory::Directory;
-use super::identity::{self, Numbers, PREFIX, ROOT};
 use super::nodes::{Handles, Node, Nodes};
-use super::object::{Budget, Place};
+use crate::driver::replica::directory::Directory;
+use crate::driver::replica::identity::{self, Numbers, PREFIX, ROOT};
+use crate::driver::replica::object::{Budget, Place, proc_path, reopen};
 
 /// What setattr is to change; none: it stays.
 #[derive(Clone, Debug, Default)]
@@ -479,19 +479,6 @@ const LIST_BYTES_MAX: usize = 65_536;
 
 fn visible(name: &OsStr, otherwise: Errno) -> Result<&[u8], Errno> {
     if name.as_bytes().starts_with(PREFIX) { Err(otherwise) } else { Ok(name.as_bytes()) }
-}
-
-/// Names an object by its descriptor: follows no link of any directory, and works for every kind of object.
-pub(super) fn proc_path(fd: BorrowedFd<'_>) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
-}
-
-fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
-    rustix::fs::open(
-        proc_path(fd),
-        flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK,
-        Mode::empty(),
-    )
 }
 
 /// Offsets are absolute already, and durability is asked for by requests of its own.

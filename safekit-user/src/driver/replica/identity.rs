@@ -12,7 +12,7 @@ use rustix::fd::BorrowedFd;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use super::tree::proc_path;
+use super::object::proc_path;
 
 /// Attributes of this prefix belong to this program.
 pub(super) const PREFIX: &[u8] = b"trusted.safekit.";

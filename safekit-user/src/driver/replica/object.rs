@@ -2,10 +2,13 @@
 
 use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 /// How many descriptors may be held, and how many are.
 #[derive(Debug)]
@@ -48,7 +51,7 @@ impl Drop for Place {
 }
 
 /// What the file system itself calls an object: open_by_handle_at(2).
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FileHandle {
     kind: i32,
     bytes: Box<[u8]>,
@@ -64,7 +67,7 @@ struct Raw {
 const _: () = assert!(offset_of!(Raw, bytes) == size_of::<libc::file_handle>(), "as the kernel has it");
 
 impl FileHandle {
-    fn of(object: BorrowedFd<'_>) -> Result<Self, Errno> {
+    pub(super) fn of(object: BorrowedFd<'_>) -> Result<Self, Errno> {
         let mut raw =
             Raw { size: libc::MAX_HANDLE_SZ as u32, kind: 0, bytes: [0; libc::MAX_HANDLE_SZ as usize] };
         let mut mount = 0;
@@ -87,6 +90,9 @@ impl FileHandle {
 
     /// `mount`: any open directory of the file system. Needs the right to pass all directories (CAP_DAC_READ_SEARCH).
     pub(super) fn open(&self, mount: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+        if self.bytes.len() > libc::MAX_HANDLE_SZ as usize {
+            return Err(Errno::INVAL);
+        }
         let mut bytes = [0; libc::MAX_HANDLE_SZ as usize];
         bytes[..self.bytes.len()].copy_from_slice(&self.bytes);
         let mut raw = Raw { size: self.bytes.len() as u32, kind: self.kind, bytes };
@@ -108,6 +114,20 @@ impl FileHandle {
 
 fn last_error() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// Names an object by its descriptor: follows no link of any directory, and works for every kind of object.
+pub(super) fn proc_path(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// For reading, writing or listing what is held by `O_PATH` only.
+pub(super) fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(
+        proc_path(fd),
+        flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK,
+        Mode::empty(),
+    )
 }
 
 #[cfg(test)]
