@@ -1,5 +1,7 @@
 //! The simulation in the normal test run.
 
+mod mirror;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use safekit::engine::farm::Rules;

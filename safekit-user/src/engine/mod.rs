@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod farm;
 pub mod groups;
 pub mod health;
+pub mod mirror;
 pub mod module;
 pub mod probe;
 pub mod reach;

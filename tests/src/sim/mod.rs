@@ -8,6 +8,7 @@
 //! checks            what must be true after each step
 //! truth             who had evidence of whom, by send times: what excuses an overlap and what does not
 //! farms             large farms, measured
+//! mirror            two copies of a directory, their disks and records, and an arbiter
 //! modules           one module under random scripts, checks and operators
 //! naive             ownership computed in another way than the engine does
 //! ```
@@ -17,6 +18,7 @@
 pub mod checks;
 pub mod farms;
 pub mod faults;
+pub mod mirror;
 pub mod modules;
 pub mod naive;
 pub mod net;

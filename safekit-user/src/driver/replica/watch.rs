@@ -32,7 +32,7 @@ pub trait Atlas {
 /// The right to make one change.
 #[derive(Debug)]
 #[must_use = "a change that was begun has to be ended"]
-pub struct Permit(pub(super) u64);
+pub struct Permit(pub u64);
 
 /// Called when the application may be answered.
 pub type Reply = Box<dyn FnOnce() + Send>;

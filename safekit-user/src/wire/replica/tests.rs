@@ -1,3 +1,5 @@
+//! Frames cut anywhere, changed, and made of garbage.
+
 use super::*;
 
 fn write(offset: u64) -> Frame {
