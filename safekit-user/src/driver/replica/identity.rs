@@ -17,10 +17,10 @@ use super::object::proc_path;
 /// Attributes of this prefix belong to this program.
 pub(super) const PREFIX: &[u8] = b"trusted.safekit.";
 const OBJECT: &str = "trusted.safekit.object";
-const RESERVED: &str = "trusted.safekit.objects";
+pub(super) const RESERVED: &str = "trusted.safekit.objects";
 /// FUSE wants it for the directory itself.
 pub(super) const ROOT: u64 = 1;
-const FIRST: u64 = 16;
+pub(super) const FIRST: u64 = 16;
 const BLOCK: u64 = 65_536;
 
 /// Hands out numbers.

@@ -1,5 +1,6 @@
 //! The replicated directories of a mirror.
 
+pub mod apply;
 pub mod capture;
 mod directory;
 mod identity;
