@@ -391,6 +391,7 @@ fn check(frame: &Frame, bulk: &[u8]) -> Result<(), Refused> {
     match frame {
         Frame::Message(Message::Regions { touches, .. }) => few(touches.len()),
         Frame::Message(Message::Hello { copy, .. }) => few(copy.history.len()),
+        Frame::Message(Message::Finish { history, .. }) => few(history.len()),
         Frame::Message(_) | Frame::ForgetPlaces => Ok(()),
         Frame::Place { name, .. } => names(&[name]),
         Frame::Operation { operation, .. } => match operation {

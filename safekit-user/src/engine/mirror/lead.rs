@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::marks::Entry;
-use super::{CannotLead, Closing, Input, Judgement, Made, Mirror, Order, Output, Peer, Ticket};
+use super::{CannotLead, Closing, Judgement, Made, Mirror, Order, Output, Peer, Ticket};
 use crate::types::Instant;
 use crate::types::replica::{Acknowledge, MirrorRole, ObjectId, Position, Region, Touch};
 use crate::wire::replica::Message;
@@ -13,7 +13,7 @@ const WINDOW_OPERATIONS: u64 = 4096;
 /// Regions that have changed since the last checkpoint: more, and the next one is due.
 const CHECKPOINT_REGIONS: usize = 3072;
 /// Regions of a copy without its other one: more, and all of it is compared.
-const MARKS_MAX: usize = 1 << 20;
+pub(super) const MARKS_MAX: usize = 1 << 20;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Serving {
@@ -414,7 +414,7 @@ impl Mirror {
             self.claimed(now);
         }
         self.source_recorded(now);
-        self.target_recorded(now);
+        self.target_recorded();
     }
 
     pub(super) fn take_order(&mut self, order: Order, now: Instant) {
@@ -583,11 +583,5 @@ impl Mirror {
             self.greet();
         }
         self.reconsider(now);
-    }
-}
-
-impl From<Order> for Input {
-    fn from(order: Order) -> Self {
-        Self::Order(order)
     }
 }

@@ -36,12 +36,12 @@ pub use marks::Entry;
 pub use table::{Judgement, judge};
 pub use words::{CannotLead, Closing, Input, Made, Order, Output, Rules, Settings, Ticket, View};
 
-use self::lead::Leading;
+use self::lead::{Leading, MARKS_MAX};
 use self::marks::Marks;
 use self::resync::{Source, Target};
 use crate::types::Instant;
 use crate::types::replica::{DataGeneration, MirrorRole, ObjectId, Position, Region, Touch};
-use crate::wire::replica::{Copy, Message, VERSION};
+use crate::wire::replica::{Copy, ITEMS_MAX, Message, VERSION};
 
 /// Generations that a copy remembers to have been.
 const HISTORY_MAX: usize = 32;
@@ -210,7 +210,7 @@ impl Mirror {
             self.give_up(Closing::Stalled, now);
         }
         if self.gate_deadline().is_some_and(|deadline| now >= deadline) {
-            self.reopen_gate(now);
+            self.reopen_gate();
         }
         if self.checkpoint_deadline().is_some_and(|deadline| now >= deadline) {
             self.checkpoint(now);
@@ -290,7 +290,7 @@ impl Mirror {
         let wants_to_lead = matches!(self.order, Order::Lead { .. });
         self.send(Message::Hello { version: VERSION, copy: self.copy.clone(), leads, wants_to_lead });
         let touches = self.marks.touches();
-        let mut pieces = touches.chunks(crate::wire::replica::ITEMS_MAX).peekable();
+        let mut pieces = touches.chunks(ITEMS_MAX).peekable();
         let mut messages = Vec::new();
         while let Some(piece) = pieces.next() {
             messages.push(Message::Regions { touches: piece.to_vec(), last: pieces.peek().is_none() });
@@ -339,13 +339,16 @@ impl Mirror {
                 Peer::Absent | Peer::Target(_) | Peer::Equal => self.give_up(Closing::Unexpected, now),
             },
             Message::Regions { touches, last } => {
-                if let Peer::Greeting(greeting) = &mut self.peer {
-                    greeting.regions.extend(touches);
-                    greeting.complete = last;
-                    self.reconsider(now);
+                let Peer::Greeting(greeting) = &mut self.peer else { return };
+                // Nobody records more: its engine would have given up on the record.
+                if greeting.regions.len() + touches.len() > MARKS_MAX + ITEMS_MAX {
+                    return self.give_up(Closing::Unexpected, now);
                 }
+                greeting.regions.extend(touches);
+                greeting.complete = last;
+                self.reconsider(now);
             }
-            Message::Overwrite { everything } => self.overwrite(everything, now),
+            Message::Overwrite { .. } => self.overwrite(now),
             Message::Ready => self.target_ready(now),
             Message::Finish { generation, history, fresh_from } => {
                 self.finish_target(generation, history, fresh_from, now);

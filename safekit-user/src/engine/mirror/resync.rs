@@ -20,7 +20,7 @@ use super::marks::Entry;
 use super::{Closing, Greeting, Judgement, Mirror, Output, Peer};
 use crate::types::Instant;
 use crate::types::replica::{DataGeneration, ObjectId, Position, Region, Touch};
-use crate::wire::replica::Message;
+use crate::wire::replica::{Copy, Message};
 
 /// Writers wait no longer than this for the last pass; it is tried again.
 const GATE_MAX: Duration = Duration::from_millis(200);
@@ -58,9 +58,7 @@ enum Stage {
         last: bool,
     },
     /// The last pass begins when no change is under way.
-    Gating {
-        took: Duration,
-    },
+    Gating,
     /// The next pass waits for the disk.
     Syncing,
     Finishing,
@@ -143,7 +141,7 @@ impl Mirror {
             Stage::Recording { .. }
             | Stage::Asked
             | Stage::Passing { .. }
-            | Stage::Gating { .. }
+            | Stage::Gating
             | Stage::Syncing
             | Stage::Finishing
             | Stage::Forgetting { .. } => {}
@@ -197,7 +195,7 @@ impl Mirror {
             source.stage = Stage::Syncing;
             self.open_gate();
         } else if complete && (left == 0 || expected <= source.gate_max()) {
-            source.stage = Stage::Gating { took: expected };
+            source.stage = Stage::Gating;
             self.close_gate(now);
         } else {
             self.open_gate();
@@ -207,29 +205,19 @@ impl Mirror {
 
     /// Nothing is under way and the gate is closed.
     pub(super) fn gated(&mut self, now: Instant) {
-        if matches!(self.source().map(|source| source.stage), Some(Stage::Gating { .. })) {
+        if matches!(self.source().map(|source| source.stage), Some(Stage::Gating)) {
             self.start_pass(true, now);
         }
     }
 
     pub(super) fn gate_deadline(&self) -> Option<Instant> {
         let Peer::Source(source) = &self.peer else { return None };
-        let closed = self.leading.gate_closed?;
-        match source.stage {
-            Stage::Passing { last: true, .. } => Some(closed + source.gate_max() * 2),
-            // The other side flushes: no longer than an application may wait.
-            Stage::Recording { .. }
-            | Stage::Asked
-            | Stage::Passing { .. }
-            | Stage::Gating { .. }
-            | Stage::Syncing
-            | Stage::Finishing
-            | Stage::Forgetting { .. } => None,
-        }
+        let Stage::Passing { last: true, .. } = source.stage else { return None };
+        self.leading.gate_closed.map(|closed| closed + source.gate_max() * 2)
     }
 
     /// The last pass takes too long: it counts as one of the others.
-    pub(super) fn reopen_gate(&mut self, _now: Instant) {
+    pub(super) fn reopen_gate(&mut self) {
         if let Some(source) = self.source()
             && let Stage::Passing { last, .. } = &mut source.stage
         {
@@ -262,10 +250,7 @@ impl Mirror {
             Some(source) if source.stage == Stage::Finishing => source.fresh_since,
             _ => return self.give_up(Closing::Unexpected, now),
         };
-        let mut copy = self.copy.clone();
-        copy.parent = None;
-        (copy.peer_out, copy.led, copy.distrusted) = (false, true, false);
-        copy.fresh_from = fresh_from.unwrap_or(copy.fresh_from);
+        let copy = equal_to_both(&self.copy, fresh_from);
         let batch = self.record(vec![Entry::Copy(copy)]);
         if let Some(source) = self.source() {
             source.stage = Stage::Forgetting { batch };
@@ -274,11 +259,8 @@ impl Mirror {
 
     /// What was copied may not be on the disk here yet: it stays in the record until the first checkpoint.
     fn become_prim(&mut self, now: Instant) {
-        let fresh_from = self.source().and_then(|source| source.fresh_since);
         let Peer::Source(source) = std::mem::replace(&mut self.peer, Peer::Equal) else { return };
-        self.copy.parent = None;
-        (self.copy.peer_out, self.copy.led, self.copy.distrusted) = (false, true, false);
-        self.copy.fresh_from = fresh_from.unwrap_or(self.copy.fresh_from);
+        self.copy = equal_to_both(&self.copy, source.fresh_since);
         self.marks.merge(source.taken.into_iter().map(|(region, zones)| Touch { region, zones }));
         let recorded: Vec<_> = self.record.keys().copied().collect();
         self.marks.merge(recorded.into_iter().map(Touch::all));
@@ -301,12 +283,12 @@ impl Mirror {
             Stage::Recording { .. }
             | Stage::Asked
             | Stage::Passing { .. }
-            | Stage::Gating { .. }
+            | Stage::Gating
             | Stage::Syncing => self.open_gate(),
         }
     }
 
-    pub(super) fn overwrite(&mut self, _everything: bool, now: Instant) {
+    pub(super) fn overwrite(&mut self, now: Instant) {
         let agrees = matches!(self.judgement(), Some(Judgement::Theirs { .. }));
         if !agrees || self.leading.serves() || self.leading.claims() {
             return self.give_up(Closing::Unexpected, now);
@@ -318,10 +300,10 @@ impl Mirror {
             batch = self.record(vec![Entry::Copy(self.copy.clone())]);
         }
         self.peer = Peer::Target(Target { stage: TargetStage::Marking { batch } });
-        self.target_recorded(now);
+        self.target_recorded();
     }
 
-    pub(super) fn target_recorded(&mut self, _now: Instant) {
+    pub(super) fn target_recorded(&mut self) {
         let recorded = self.recorded;
         let Peer::Target(target) = &mut self.peer else { return };
         match target.stage {
@@ -378,6 +360,18 @@ impl Mirror {
         self.marks.clear();
         let batch = self.record(vec![Entry::Copy(self.copy.clone()), Entry::Clear]);
         self.peer = Peer::Target(Target { stage: TargetStage::Recording { batch } });
+    }
+}
+
+/// What a source says of itself when the other copy is as good. `fresh_since`: its record was of no use before.
+fn equal_to_both(copy: &Copy, fresh_since: Option<u64>) -> Copy {
+    Copy {
+        parent: None,
+        peer_out: false,
+        led: true,
+        distrusted: false,
+        fresh_from: fresh_since.unwrap_or(copy.fresh_from),
+        ..copy.clone()
     }
 }
 

@@ -216,3 +216,16 @@ fn what_does_not_belong_here_ends_the_connection() {
         assert_eq!(said.first(), Some(&Output::Close(closing)), "{name}");
     }
 }
+
+/// A node that talks without end is not listened to.
+#[test]
+fn a_record_without_end_ends_the_connection() {
+    let mut story = Story::new(copy(1, &[]));
+    story.tell(Input::Connected);
+    let touches = vec![Touch::all(Region::whole(ObjectId(20))); ITEMS_MAX];
+    let closed = (0..1000).any(|_| {
+        let regions = Message::Regions { touches: touches.clone(), last: false };
+        story.tell(Input::Message(regions)).contains(&Output::Close(Closing::Unexpected))
+    });
+    assert!(closed);
+}
