@@ -204,10 +204,6 @@ pub enum Operation {
         object: ObjectId,
         name: Vec<u8>,
     },
-    /// Numbers of objects below this may be in use.
-    Reserve {
-        numbers: u64,
-    },
 }
 
 /// How large the pieces are that are compared.
@@ -404,8 +400,7 @@ fn check(frame: &Frame, bulk: &[u8]) -> Result<(), Refused> {
             | Operation::Copy { .. }
             | Operation::Meta { .. }
             | Operation::SetAttribute { .. }
-            | Operation::RemoveAttribute { .. }
-            | Operation::Reserve { .. } => Ok(()),
+            | Operation::RemoveAttribute { .. } => Ok(()),
         },
         Frame::Copying(Copying::Names { entries, .. }) => {
             few(entries.len())?;

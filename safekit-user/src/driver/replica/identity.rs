@@ -8,11 +8,14 @@
 //! A copy of an object that was made underneath, attributes and all, has another inode number and counts as new. Numbers
 //! are reserved in blocks: those that a daemon had reserved when it died are never used.
 
-use rustix::fd::BorrowedFd;
-use rustix::fs::XattrFlags;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{OFlags, XattrFlags};
 use rustix::io::Errno;
 
-use super::object::proc_path;
+use super::object::{proc_path, reopen};
+use crate::types::replica::ObjectId;
 
 /// Attributes of this prefix belong to this program.
 pub(super) const PREFIX: &[u8] = b"trusted.safekit.";
@@ -23,43 +26,100 @@ pub(super) const ROOT: u64 = 1;
 pub(super) const FIRST: u64 = 16;
 const BLOCK: u64 = 65_536;
 
-/// Hands out numbers.
+/// Gives each object of one directory its number: one for all who meet objects there.
 #[derive(Debug)]
-pub(super) struct Numbers {
+pub struct Numbering {
+    root: OwnedFd,
+    numbers: Mutex<Numbers>,
+}
+
+#[derive(Debug)]
+struct Numbers {
     next: u64,
     reserved: u64,
 }
 
-impl Numbers {
+/// The number of an object that was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Numbered {
+    pub(super) object: ObjectId,
+    /// It had none before.
+    pub(super) anew: bool,
+    /// More numbers had to be reserved for it: those below this.
+    pub(super) reserved: Option<u64>,
+}
+
+impl Numbering {
+    /// `root`: the directory itself.
     pub(super) fn open(root: BorrowedFd<'_>) -> Result<Self, Errno> {
-        let mut bytes = [0; 8];
-        let next = match rustix::fs::getxattr(proc_path(root), RESERVED, &mut bytes) {
-            Ok(8) => u64::from_le_bytes(bytes).max(FIRST),
-            Ok(_) => return Err(Errno::BADMSG),
-            Err(Errno::NODATA) => FIRST,
-            Err(error) => return Err(error),
-        };
-        let mut numbers = Self { next, reserved: next };
-        numbers.reserve(root)?;
-        Ok(numbers)
+        let root = reopen(root, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let reserved = reserved(root.as_fd())?;
+        Ok(Self { root, numbers: Mutex::new(Numbers { next: reserved, reserved }) })
     }
 
-    pub(super) fn take(&mut self, root: BorrowedFd<'_>) -> Result<u64, Errno> {
-        if self.next == self.reserved {
-            self.reserve(root)?;
+    /// Numbers below this may be in use.
+    pub(super) fn reserved(&self) -> u64 {
+        self.lock().reserved
+    }
+
+    /// The other node has given this number: it will not be given here.
+    pub(super) fn admit(&self, object: ObjectId) -> Result<(), Errno> {
+        let mut own = self.lock();
+        if object.0 >= own.reserved {
+            let reserved = (object.0 / BLOCK).saturating_add(1).saturating_mul(BLOCK);
+            write_reserved(self.root.as_fd(), reserved)?;
+            *own = Numbers { next: reserved, reserved };
         }
-        let number = self.next;
-        self.next += 1;
-        Ok(number)
-    }
-
-    /// On the disk before one of them is used.
-    fn reserve(&mut self, root: BorrowedFd<'_>) -> Result<(), Errno> {
-        let reserved = self.reserved + BLOCK;
-        rustix::fs::setxattr(proc_path(root), RESERVED, &reserved.to_le_bytes(), XattrFlags::empty())?;
-        self.reserved = reserved;
         Ok(())
     }
+
+    pub(super) fn number_of(&self, object: BorrowedFd<'_>, inode: u64) -> Result<Numbered, Errno> {
+        let known = |number| Numbered { object: ObjectId(number), anew: false, reserved: None };
+        if let Some(number) = read(object, inode)? {
+            return Ok(known(number));
+        }
+        let mut own = self.lock();
+        // Somebody else may have met it meanwhile.
+        if let Some(number) = read(object, inode)? {
+            return Ok(known(number));
+        }
+        let mut reserved = None;
+        if own.next == own.reserved {
+            let more = own.reserved + BLOCK;
+            write_reserved(self.root.as_fd(), more)?;
+            own.reserved = more;
+            reserved = Some(more);
+        }
+        let number = own.next;
+        own.next += 1;
+        write(object, number, inode)?;
+        Ok(Numbered { object: ObjectId(number), anew: true, reserved })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Numbers> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Numbers below this may be in use.
+fn reserved(root: BorrowedFd<'_>) -> Result<u64, Errno> {
+    let mut bytes = [0; 8];
+    match rustix::fs::getxattr(proc_path(root), RESERVED, &mut bytes) {
+        Ok(8) => Ok(u64::from_le_bytes(bytes).max(FIRST)),
+        Ok(_) => Err(Errno::BADMSG),
+        Err(Errno::NODATA) => Ok(FIRST),
+        Err(error) => Err(error),
+    }
+}
+
+/// On the disk with whatever is made by one of them, or before: they are changes of one journal.
+fn write_reserved(root: BorrowedFd<'_>, numbers: u64) -> Result<(), Errno> {
+    rustix::fs::setxattr(proc_path(root), RESERVED, &numbers.to_le_bytes(), XattrFlags::empty())
+}
+
+/// What an object goes by that was found where nothing may be changed: no other has it as long as it lives.
+pub(super) fn passing(inode: u64) -> u64 {
+    inode | 1 << 63
 }
 
 /// None: it has none of its own yet.

@@ -1,8 +1,10 @@
 //! Who has to know what applications do to a captured directory.
 
+use std::os::fd::OwnedFd;
+
 use rustix::io::Errno;
 
-use crate::driver::replica::object::FileHandle;
+use super::object::FileHandle;
 use crate::types::replica::{ObjectId, Touch};
 use crate::wire::replica::Operation;
 
@@ -22,11 +24,13 @@ pub struct Place {
 }
 
 /// What the captured directory knows of its objects.
-pub trait Atlas {
+pub trait Atlas: Send + Sync {
     /// None: it is not known any longer.
     fn trace(&self, object: ObjectId) -> Option<Trace>;
     /// None: it has no name, or is the directory itself.
     fn place(&self, object: ObjectId) -> Option<Place>;
+    /// Holds it, whatever it is called meanwhile.
+    fn object(&self, object: ObjectId) -> Option<OwnedFd>;
 }
 
 /// The right to make one change.
@@ -48,15 +52,16 @@ pub struct Change<'a> {
 /// Called with the locks of the objects held, so that the order of the calls of `done` is that of the changes.
 pub trait Watch: Send + Sync {
     /// Waits until it is recorded that `touches` may change, and until they may. The error is the application's.
-    fn begin(&self, touches: &[Touch], atlas: &dyn Atlas) -> Result<Permit, Errno>;
+    fn begin(&self, touches: &[Touch]) -> Result<Permit, Errno>;
 
     /// The change has been made as `changes` say; none: it failed and changed nothing. Must follow each `begin`.
-    fn done(&self, permit: Permit, changes: &[Change<'_>], atlas: &dyn Atlas, reply: Reply);
+    fn done(&self, permit: Permit, changes: &[Change<'_>], reply: Reply);
 
     /// Something was changed that cannot be said as an operation: only a compare brings the other copy up to date.
     fn done_unknown(&self, permit: Permit, reply: Reply);
 
-    /// All earlier changes of `object` to the disks. `local` does it here; it is called once, by this thread.
+    /// All earlier changes of `object` to the disks. `local` does it here; it is called once, by this thread, with no
+    /// lock of an object held.
     fn flush(
         &self,
         object: ObjectId,
@@ -74,11 +79,11 @@ pub trait Watch: Send + Sync {
 pub struct Nobody;
 
 impl Watch for Nobody {
-    fn begin(&self, _: &[Touch], _: &dyn Atlas) -> Result<Permit, Errno> {
+    fn begin(&self, _: &[Touch]) -> Result<Permit, Errno> {
         Ok(Permit(0))
     }
 
-    fn done(&self, _: Permit, _: &[Change<'_>], _: &dyn Atlas, reply: Reply) {
+    fn done(&self, _: Permit, _: &[Change<'_>], reply: Reply) {
         reply();
     }
 

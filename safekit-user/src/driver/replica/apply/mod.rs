@@ -3,20 +3,20 @@
 //! Objects go by their numbers. Whatever is not as the other node says ends the session: a copy is equal, or it is known
 //! not to be.
 
-mod fault;
-mod files;
+pub(super) mod fault;
+pub(super) mod files;
 mod flush;
-mod known;
-mod shape;
+pub(super) mod known;
+pub(super) mod shape;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, FallocateFlags, RenameFlags, XattrFlags};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::identity::RESERVED;
+use super::identity::Numbering;
 use super::object::proc_path;
 use crate::types::replica::ObjectId;
 use crate::wire::replica::{Attribute, Entry, Meta, Operation};
@@ -32,12 +32,13 @@ use known::{Known, Met};
 pub struct Applier {
     known: Known,
     files: Files,
+    numbering: Arc<Numbering>,
 }
 
 impl Applier {
     /// `root`: the replicated directory. Needs root.
-    pub fn open(root: OwnedFd) -> io::Result<Self> {
-        Ok(Self { known: Known::open(root)?, files: Files::default() })
+    pub fn open(root: OwnedFd, numbering: Arc<Numbering>) -> io::Result<Self> {
+        Ok(Self { known: Known::open(root)?, files: Files::default(), numbering })
     }
 
     /// Where an object is that operations will call by its number only.
@@ -87,7 +88,6 @@ impl Applier {
             Operation::RemoveAttribute { object, name } => {
                 shape::remove_attribute(self.known.find(*object)?.as_fd(), name)
             }
-            Operation::Reserve { numbers } => reserve(self.known.root(), *numbers).doing("reserve numbers"),
         }
     }
 
@@ -152,6 +152,7 @@ impl Applier {
             Some(_) => return Err(Fault::differs(entry.object, "its name is taken")),
             None => {
                 self.refuse_another(entry.object)?;
+                self.numbering.admit(entry.object).doing("reserve a number")?;
                 let meet = || self.known.meet(&directory, &entry.name);
                 let met = shape::make(directory.as_fd(), entry, meet)?;
                 shape::set(met.fd.as_fd(), meta, Some(attributes))?;
@@ -249,18 +250,6 @@ struct Displaced {
 /// Another name for what a descriptor holds.
 pub(super) fn link_object(object: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
     rustix::fs::linkat(CWD, proc_path(object), parent, name, AtFlags::SYMLINK_FOLLOW)
-}
-
-/// Whoever leads next gives no number twice.
-fn reserve(root: BorrowedFd<'_>, numbers: u64) -> Result<(), Errno> {
-    let mut bytes = [0; 8];
-    match rustix::fs::getxattr(proc_path(root), RESERVED, &mut bytes) {
-        Ok(8) if u64::from_le_bytes(bytes) >= numbers => return Ok(()),
-        Ok(8) | Err(Errno::NODATA) => {}
-        Ok(_) => return Err(Errno::BADMSG),
-        Err(error) => return Err(error),
-    }
-    rustix::fs::setxattr(proc_path(root), RESERVED, &numbers.to_le_bytes(), XattrFlags::empty())
 }
 
 #[cfg(test)]

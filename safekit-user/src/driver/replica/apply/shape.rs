@@ -39,6 +39,11 @@ pub(in crate::driver::replica) fn kind(object: BorrowedFd<'_>, stat: &Stat) -> R
     Ok(Kind { mode: stat.st_mode, device, target })
 }
 
+pub(in crate::driver::replica) fn meta(stat: &Stat) -> Meta {
+    let modified = Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 };
+    Meta { mode: stat.st_mode, uid: stat.st_uid, gid: stat.st_gid, modified }
+}
+
 /// Apart from the mode, which can be changed: whether an object can be made into another one of that kind.
 pub(in crate::driver::replica) fn is_kind(met: &Met, wanted: &Kind) -> Result<bool, Fault> {
     if !same_type(met.stat.st_mode, wanted.mode) {

@@ -24,7 +24,9 @@ struct Follower {
 impl Follower {
     fn new() -> Option<Self> {
         let scratch = Scratch::new()?;
-        let applier = Applier::open(scratch.root("copy")).expect("it is a directory");
+        let root = scratch.root("copy");
+        let numbering = Arc::new(Numbering::open(root.as_fd()).expect("it keeps attributes"));
+        let applier = Applier::open(root, numbering).expect("it is a directory");
         Some(Self { scratch, applier })
     }
 
@@ -263,16 +265,22 @@ fn what_is_said_about_an_object_is_set() {
     follower.refuses(&Operation::SetAttribute { object: f, attribute: own });
 }
 
+/// A number that the other node has given is not given here, and the reservation only grows.
 #[test]
-fn reserved_numbers_only_grow() {
+fn numbers_of_the_other_node_are_not_given_again() {
     let Some(mut follower) = Follower::new() else { return };
-    let path = follower.path("");
-    for (said, kept) in [(100_000_u64, 100_000), (70_000, 100_000), (200_000, 200_000)] {
-        follower.apply(&Operation::Reserve { numbers: said }, b"");
-        let mut bytes = [0; 8];
-        rustix::fs::getxattr(&path, RESERVED, &mut bytes).expect("it is there");
-        assert_eq!(u64::from_le_bytes(bytes), kept);
+    let mut reserved = 0;
+    for number in [100_000_u64, 70_000, 200_000] {
+        follower.make(number, 1, &format!("of {number}"), FILE | 0o644);
+        let now = Numbering::open(open(&follower.path("")).as_fd()).expect("it keeps attributes").reserved();
+        assert!(now > number && now >= reserved, "{number}: {reserved} {now}");
+        reserved = now;
     }
+    fs::write(follower.path("own"), "").expect("a file");
+    let own = open(&follower.path("own"));
+    let inode = rustix::fs::fstat(&own).expect("it is open").st_ino;
+    let numbered = follower.applier.numbering.number_of(own.as_fd(), inode).expect("it can be numbered");
+    assert!(numbered.anew && numbered.object.0 >= 200_000, "{numbered:?}");
 }
 
 /// What lies outside stays as it is, whatever the copy has been made to look like.

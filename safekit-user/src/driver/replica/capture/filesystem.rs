@@ -5,11 +5,12 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
     Request, TimeOrNow, WriteFlags,
 };
@@ -18,12 +19,11 @@ use rustix::io::Errno;
 
 use super::attributes::{kind, timestamps, unpacked};
 use super::credentials::Caller;
-use super::tree::{Tree, Wanted};
+use super::tree::{Answer, Tree, VALID, Wanted};
+use crate::driver::replica::apply::files::read_full;
 use crate::driver::replica::directory::is_dot;
 use crate::driver::replica::identity::ROOT;
 
-/// Nobody but this process changes the directory, and what it changes the kernel knows.
-const VALID: Duration = Duration::from_secs(3600);
 /// A number is never given to another object.
 const GENERATION: Generation = Generation(0);
 const READ_BYTES_MAX: usize = 1024 * 1024;
@@ -34,12 +34,17 @@ thread_local! {
 }
 
 pub(super) struct Passage {
-    tree: Tree,
+    tree: Arc<Tree>,
 }
 
 impl Passage {
-    pub(super) fn new(tree: Tree) -> Self {
+    pub(super) fn new(tree: Arc<Tree>) -> Self {
         Self { tree }
+    }
+
+    /// Whether what the kernel has read of a file may stay when it is opened again.
+    fn kept(&self) -> FopenFlags {
+        if self.tree.leads() { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
     }
 }
 
@@ -59,6 +64,50 @@ fn caller(request: &Request, umask: u32) -> Caller {
 
 fn flags(flags: i32) -> OFlags {
     OFlags::from_bits_retain(flags.cast_unsigned())
+}
+
+/// The answer to a change, when it may be known.
+fn later<T, R: Refuse + Send + 'static>(reply: R, say: impl FnOnce(R, T) + Send + 'static) -> Answer<T> {
+    Box::new(move |made: Result<T, Errno>| match made {
+        Ok(value) => say(reply, value),
+        Err(error) => reply.refuse(fuser::Errno::from_i32(error.raw_os_error())),
+    })
+}
+
+/// What all replies have in common.
+trait Refuse {
+    fn refuse(self, error: fuser::Errno);
+}
+
+macro_rules! refuse {
+    ($($reply:ty),*) => {
+        $(impl Refuse for $reply {
+            fn refuse(self, error: fuser::Errno) {
+                self.error(error);
+            }
+        })*
+    };
+}
+
+refuse!(ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite);
+
+fn done(reply: ReplyEmpty) -> Answer<()> {
+    later(reply, |reply, ()| reply.ok())
+}
+
+fn entered(reply: ReplyEntry) -> Answer<FileAttr> {
+    later(reply, |reply, found| reply.entry(&VALID, &found, GENERATION))
+}
+
+fn counted(reply: ReplyWrite) -> Answer<usize> {
+    later(reply, |reply, count| reply.written(u32::try_from(count).unwrap_or(u32::MAX)))
+}
+
+/// A change answers by itself, also when it panics before it begins: the reply says so when it is dropped.
+fn guarded(change: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(change)).is_err() {
+        tracing::error!("a change of a replicated directory met a defect of safekit and was refused");
+    }
 }
 
 /// `$reply.$say(…)` with what came out, or its error.
@@ -93,7 +142,9 @@ impl Filesystem for Passage {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        answer!(reply, self.tree.lookup(parent.0, name), |found| reply.entry(&VALID, &found, GENERATION));
+        answer!(reply, self.tree.lookup(parent.0, name), |found| {
+            reply.entry(&self.tree.validity(), &found, GENERATION);
+        });
     }
 
     fn forget(&self, _: &Request, node: INodeNo, lookups: u64) {
@@ -102,7 +153,9 @@ impl Filesystem for Passage {
 
     fn getattr(&self, _: &Request, node: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
         let handle = handle.map(|handle| handle.0);
-        answer!(reply, self.tree.stat(node.0, handle), |found| reply.attr(&VALID, &found));
+        answer!(reply, self.tree.stat(node.0, handle), |found| {
+            reply.attr(&self.tree.validity(), &found);
+        });
     }
 
     fn setattr(
@@ -126,9 +179,8 @@ impl Filesystem for Passage {
         let times = (accessed.is_some() || modified.is_some()).then(|| timestamps(accessed, modified));
         let wanted = Wanted { mode, uid, gid, size, times };
         let handle = handle.map(|handle| handle.0);
-        answer!(reply, self.tree.change(node.0, handle, &wanted, caller(request, 0)), |found| {
-            reply.attr(&VALID, &found);
-        });
+        let answer = later(reply, |reply, found| reply.attr(&VALID, &found));
+        guarded(|| self.tree.set(node.0, handle, wanted, caller(request, 0), answer));
     }
 
     fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
@@ -146,9 +198,8 @@ impl Filesystem for Passage {
         reply: ReplyEntry,
     ) {
         let caller = caller(request, umask);
-        answer!(reply, self.tree.mknod(parent.0, name, mode, unpacked(device), caller), |found| {
-            reply.entry(&VALID, &found, GENERATION);
-        });
+        let answer = entered(reply);
+        guarded(|| self.tree.mknod((parent.0, name), mode, unpacked(device), caller, answer));
     }
 
     fn mkdir(
@@ -160,23 +211,23 @@ impl Filesystem for Passage {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        answer!(reply, self.tree.mkdir(parent.0, name, mode, caller(request, umask)), |found| {
-            reply.entry(&VALID, &found, GENERATION);
-        });
+        let answer = entered(reply);
+        guarded(|| self.tree.mkdir((parent.0, name), mode, caller(request, umask), answer));
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer!(reply, self.tree.unlink(parent.0, name, AtFlags::empty()), |()| reply.ok());
+        let answer = done(reply);
+        guarded(|| self.tree.unlink((parent.0, name), AtFlags::empty(), answer));
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer!(reply, self.tree.unlink(parent.0, name, AtFlags::REMOVEDIR), |()| reply.ok());
+        let answer = done(reply);
+        guarded(|| self.tree.unlink((parent.0, name), AtFlags::REMOVEDIR, answer));
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        answer!(reply, self.tree.symlink(parent.0, name, target, caller(request, 0)), |found| {
-            reply.entry(&VALID, &found, GENERATION);
-        });
+        let answer = entered(reply);
+        guarded(|| self.tree.symlink((parent.0, name), target, caller(request, 0), answer));
     }
 
     fn rename(
@@ -190,19 +241,19 @@ impl Filesystem for Passage {
         reply: ReplyEmpty,
     ) {
         let (from, to) = ((parent.0, name), (new_parent.0, new_name));
-        answer!(reply, self.tree.rename(from, to, flags.bits()), |()| reply.ok());
+        let answer = done(reply);
+        guarded(|| self.tree.rename(from, to, flags.bits(), answer));
     }
 
     fn link(&self, _: &Request, node: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
-        answer!(reply, self.tree.link(node.0, new_parent.0, new_name), |found| {
-            reply.entry(&VALID, &found, GENERATION);
-        });
+        let answer = entered(reply);
+        guarded(|| self.tree.link(node.0, (new_parent.0, new_name), answer));
     }
 
     fn open(&self, request: &Request, node: INodeNo, open: OpenFlags, reply: ReplyOpen) {
-        answer!(reply, self.tree.open_file(node.0, flags(open.0), caller(request, 0)), |handle| {
-            reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE);
-        });
+        let kept = self.kept();
+        let answer = later(reply, move |reply, handle| reply.opened(FileHandle(handle), kept));
+        guarded(|| self.tree.open_file(node.0, flags(open.0), caller(request, 0), answer));
     }
 
     fn create(
@@ -216,9 +267,11 @@ impl Filesystem for Passage {
         reply: ReplyCreate,
     ) {
         let caller = caller(request, umask);
-        answer!(reply, self.tree.create(parent.0, name, mode, flags(open), caller), |(found, handle)| {
-            reply.created(&VALID, &found, GENERATION, FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE);
+        let kept = self.kept();
+        let answer = later(reply, move |reply: ReplyCreate, (found, handle)| {
+            reply.created(&VALID, &found, GENERATION, FileHandle(handle), kept);
         });
+        guarded(|| self.tree.create((parent.0, name), mode, flags(open), caller, answer));
     }
 
     fn read(
@@ -237,7 +290,7 @@ impl Filesystem for Passage {
             if buffer.len() < size {
                 buffer.resize(size, 0);
             }
-            let read = || read_full(&*self.tree.file(handle.0)?, &mut buffer[..size], offset);
+            let read = || read_full(&*self.tree.file(handle.0)?, offset, &mut buffer[..size]);
             match attempt(read) {
                 Ok(count) => reply.data(&buffer[..count]),
                 Err(error) => reply.error(error),
@@ -248,7 +301,7 @@ impl Filesystem for Passage {
     fn write(
         &self,
         request: &Request,
-        _: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         offset: u64,
         data: &[u8],
@@ -258,9 +311,8 @@ impl Filesystem for Passage {
         reply: ReplyWrite,
     ) {
         let by = write.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID).then(|| caller(request, 0));
-        answer!(reply, self.tree.write(handle.0, offset, data, by), |count| {
-            reply.written(u32::try_from(count).unwrap_or(u32::MAX));
-        });
+        let answer = counted(reply);
+        guarded(|| self.tree.write((node.0, handle.0), offset, data, by, answer));
     }
 
     /// Close of one of a file's descriptors. Locks are the kernel's own, and what was written is there already.
@@ -282,8 +334,9 @@ impl Filesystem for Passage {
         reply.ok();
     }
 
-    fn fsync(&self, _: &Request, _: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty) {
-        answer!(reply, self.tree.sync(handle.0, data_only), |()| reply.ok());
+    fn fsync(&self, _: &Request, node: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty) {
+        let answer = done(reply);
+        guarded(|| self.tree.sync((node.0, handle.0), data_only, answer));
     }
 
     fn opendir(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -292,7 +345,14 @@ impl Filesystem for Passage {
         });
     }
 
-    fn readdir(&self, _: &Request, _: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
         let mut read = || {
             let directory = self.tree.directory(handle.0)?;
             directory.read(offset, |entry| {
@@ -301,7 +361,7 @@ impl Filesystem for Passage {
                     // Nobody may ask for `..` of the directory itself: its number only has to be there.
                     ROOT
                 } else {
-                    match self.tree.peek(&directory, name) {
+                    match self.tree.peek(&directory, node.0, name) {
                         Ok(number) => number,
                         // It has gone since, or is no part of the replicated directory.
                         Err(Errno::NOENT | Errno::XDEV) => return Ok(true),
@@ -330,14 +390,15 @@ impl Filesystem for Passage {
                 let found = if is_dot(&entry.name) {
                     self.tree.stat(node.0, None)
                 } else {
-                    self.tree.enter_from(&directory, name)
+                    self.tree.enter_from(&directory, node.0, name)
                 };
                 let found = match found {
                     Ok(found) => found,
                     Err(Errno::NOENT | Errno::XDEV) => return Ok(true),
                     Err(error) => return Err(error),
                 };
-                let full = reply.add(found.ino, entry.next, name, &VALID, &found, GENERATION);
+                let valid = self.tree.validity();
+                let full = reply.add(found.ino, entry.next, name, &valid, &found, GENERATION);
                 if full && !is_dot(&entry.name) {
                     self.tree.forget(found.ino.0, 1);
                 }
@@ -352,8 +413,9 @@ impl Filesystem for Passage {
         reply.ok();
     }
 
-    fn fsyncdir(&self, _: &Request, _: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty) {
-        answer!(reply, self.tree.sync_directory(handle.0, data_only), |()| reply.ok());
+    fn fsyncdir(&self, _: &Request, node: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty) {
+        let answer = done(reply);
+        guarded(|| self.tree.sync_directory((node.0, handle.0), data_only, answer));
     }
 
     fn statfs(&self, _: &Request, node: INodeNo, reply: ReplyStatfs) {
@@ -379,8 +441,8 @@ impl Filesystem for Passage {
         _: u32,
         reply: ReplyEmpty,
     ) {
-        let set = || self.tree.set_attribute(node.0, name, value, flags.cast_unsigned());
-        answer!(reply, set(), |()| reply.ok());
+        let answer = done(reply);
+        guarded(|| self.tree.set_attribute(node.0, name, value, flags.cast_unsigned(), answer));
     }
 
     fn getxattr(&self, _: &Request, node: INodeNo, name: &OsStr, room: u32, reply: ReplyXattr) {
@@ -404,22 +466,23 @@ impl Filesystem for Passage {
     }
 
     fn removexattr(&self, _: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer!(reply, self.tree.remove_attribute(node.0, name), |()| reply.ok());
+        let answer = done(reply);
+        guarded(|| self.tree.remove_attribute(node.0, name, answer));
     }
 
     fn fallocate(
         &self,
         request: &Request,
-        _: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let allocate =
-            || self.tree.fallocate(handle.0, mode.cast_unsigned(), (offset, length), caller(request, 0));
-        answer!(reply, allocate(), |()| reply.ok());
+        let (file, mode, caller) = ((node.0, handle.0), mode.cast_unsigned(), caller(request, 0));
+        let answer = done(reply);
+        guarded(|| self.tree.fallocate(file, mode, (offset, length), caller, answer));
     }
 
     fn lseek(
@@ -439,32 +502,18 @@ impl Filesystem for Passage {
     fn copy_file_range(
         &self,
         request: &Request,
-        _: INodeNo,
+        node: INodeNo,
         from: FileHandle,
         at: u64,
-        _: INodeNo,
+        new_node: INodeNo,
         to: FileHandle,
         new_at: u64,
         length: u64,
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        answer!(reply, self.tree.copy((from.0, at), (to.0, new_at), length, caller(request, 0)), |count| {
-            reply.written(u32::try_from(count).unwrap_or(u32::MAX));
-        });
+        let (from, to) = (((node.0, from.0), at), ((new_node.0, to.0), new_at));
+        let answer = counted(reply);
+        guarded(|| self.tree.copy(from, to, length, caller(request, 0), answer));
     }
-}
-
-/// Short only at the end of the file: the kernel takes a short answer for that.
-fn read_full(file: &std::os::fd::OwnedFd, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
-    let mut read = 0;
-    while read < buffer.len() {
-        match rustix::io::pread(file, &mut buffer[read..], offset + read as u64) {
-            Ok(0) => break,
-            Ok(more) => read += more,
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(read)
 }

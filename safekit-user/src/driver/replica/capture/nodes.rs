@@ -1,7 +1,9 @@
 //! The objects that the kernel knows, and the files that are open.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rustix::io::Errno;
@@ -13,6 +15,39 @@ use crate::driver::replica::object::Place;
 pub(super) struct Node {
     pub(super) number: u64,
     pub(super) place: Place,
+    /// The directory that has it, and its name there; of several names one.
+    named: Mutex<Option<(u64, Vec<u8>)>>,
+    /// It has lost its last name: nobody else has to know what becomes of it.
+    unnamed: AtomicBool,
+}
+
+impl Node {
+    pub(super) fn new(number: u64, place: Place, named: Option<(u64, Vec<u8>)>) -> Self {
+        Self { number, place, named: Mutex::new(named), unnamed: AtomicBool::new(false) }
+    }
+
+    pub(super) fn named(&self) -> Option<(u64, Vec<u8>)> {
+        self.names().clone()
+    }
+
+    pub(super) fn is_called(&self, parent: u64, name: &[u8]) {
+        self.names().replace((parent, name.to_vec()));
+    }
+
+    /// That name has gone; `others`: it has more.
+    pub(super) fn is_no_longer_called(&self, parent: u64, name: &[u8], others: bool) {
+        self.names().take_if(|(directory, known)| *directory == parent && known == name);
+        self.unnamed.store(!others, Ordering::Relaxed);
+    }
+
+    /// Under the lock of the object.
+    pub(super) fn is_unnamed(&self) -> bool {
+        self.unnamed.load(Ordering::Relaxed)
+    }
+
+    fn names(&self) -> MutexGuard<'_, Option<(u64, Vec<u8>)>> {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Debug)]
@@ -39,8 +74,30 @@ impl Nodes {
     /// One more reason to know it. Of two descriptors for one object the first stays.
     pub(super) fn remember(&self, node: Node) {
         let mut nodes = self.write();
-        let known = nodes.entry(node.number).or_insert_with(|| Known { node: Arc::new(node), lookups: 0 });
-        known.lookups = known.lookups.saturating_add(1);
+        match nodes.entry(node.number) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Known { node: Arc::new(node), lookups: 1 });
+            }
+            Entry::Occupied(mut known) => {
+                known.get_mut().lookups = known.get().lookups.saturating_add(1);
+                let mut names = known.get().node.names();
+                if names.is_none() {
+                    *names = node.named();
+                }
+            }
+        }
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Node>> {
+        let nodes = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        nodes.values().map(|known| Arc::clone(&known.node)).collect()
+    }
+
+    /// One more reason to know what is known.
+    pub(super) fn hold(&self, number: u64) {
+        if let Some(known) = self.write().get_mut(&number) {
+            known.lookups = known.lookups.saturating_add(1);
+        }
     }
 
     pub(super) fn forget(&self, number: u64, lookups: u64) {

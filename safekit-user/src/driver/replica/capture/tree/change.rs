@@ -1,0 +1,153 @@
+//! How a change is made: the objects are locked, it is begun, made, told as it came out, and answered.
+//!
+//! ```text
+//!   locks of all objects ─▶ begin ─▶ system calls below ─▶ done(what came out, reply) ─▶ locks free
+//! ```
+//!
+//! All locks are taken before the change is begun, in one order for everybody: who waits to begin holds nothing that
+//! one who has begun still needs.
+
+use std::collections::HashSet;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+
+use super::{Change, Tree, watch};
+use crate::driver::replica::apply::shape;
+use crate::types::replica::{ObjectId, Region, Touch};
+use crate::wire::replica::Operation;
+
+/// Objects that share a lock have nothing to do with each other: they only wait.
+const STRIPES: usize = 1024;
+/// A rename concerns two directories, what it moves, and what was there.
+const OBJECTS_MAX: usize = 4;
+
+/// What the kernel hears when a request is done with.
+pub(in crate::driver::replica::capture) type Answer<T> = Box<dyn FnOnce(Result<T, Errno>) + Send>;
+
+#[derive(Debug)]
+pub(super) struct Stripes(Box<[Mutex<()>]>);
+
+impl Default for Stripes {
+    fn default() -> Self {
+        Self((0..STRIPES).map(|_| Mutex::new(())).collect())
+    }
+}
+
+pub(super) type Locks<'a> = [Option<MutexGuard<'a, ()>>; OBJECTS_MAX];
+
+impl Stripes {
+    pub(super) fn lock<const N: usize>(&self, objects: [u64; N]) -> Locks<'_> {
+        const { assert!(N <= OBJECTS_MAX, "no change concerns more") };
+        let mut stripes = objects.map(|object| object as usize % STRIPES);
+        stripes.sort_unstable();
+        let mut locks = Locks::default();
+        let mut last = None;
+        for (lock, stripe) in locks.iter_mut().zip(stripes) {
+            if last != Some(stripe) {
+                *lock = Some(self.0[stripe].lock().unwrap_or_else(PoisonError::into_inner));
+                last = Some(stripe);
+            }
+        }
+        locks
+    }
+}
+
+/// What came out of a change.
+#[derive(Debug, Default)]
+pub(super) struct Told<'a> {
+    changes: Vec<Change<'a>>,
+    unknown: bool,
+}
+
+impl<'a> Told<'a> {
+    pub(super) fn say(&mut self, operation: Operation) {
+        self.write(operation, &[]);
+    }
+
+    pub(super) fn write(&mut self, operation: Operation, bulk: &'a [u8]) {
+        self.changes.push(Change { operation, bulk });
+    }
+
+    /// Something was changed that cannot be said.
+    pub(super) fn is_unknown(&mut self) {
+        self.unknown = true;
+    }
+
+    /// Nobody has to know: the object has no name.
+    pub(super) fn forget(&mut self) {
+        self.changes.clear();
+        self.unknown = false;
+    }
+}
+
+/// Objects that have another time of modification than was told. It is read a little later: to ask a file for its times
+/// makes the next change of it cost a record of its own below (Linux 6.13), and writes come in runs.
+#[derive(Debug, Default)]
+pub(super) struct Written(Mutex<HashSet<u64>>);
+
+impl Written {
+    fn lock(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tree {
+    /// With the locks of all objects that it concerns held.
+    pub(super) fn change<'a, T: Send + 'static>(
+        &self,
+        touches: &[Touch],
+        make: impl FnOnce(&mut Told<'a>) -> Result<T, Errno>,
+        answer: Answer<T>,
+    ) {
+        let permit = match self.watch.begin(touches) {
+            Ok(permit) => permit,
+            Err(error) => return answer(Err(error)),
+        };
+        let mut told = Told::default();
+        let made = catch_unwind(AssertUnwindSafe(|| make(&mut told))).unwrap_or_else(|_panic| {
+            tracing::error!("a change of a replicated directory met a defect of safekit and was refused");
+            told.is_unknown();
+            Err(Errno::IO)
+        });
+        // A disk that fails may have done half of it.
+        let unknown = told.unknown || matches!(made, Err(Errno::IO));
+        let reply: watch::Reply = Box::new(move || answer(made));
+        if unknown {
+            self.watch.done_unknown(permit, reply);
+        } else {
+            self.watch.done(permit, &told.changes, reply);
+        }
+    }
+
+    /// Its time of modification will be told; until then it stays known.
+    pub(super) fn was_modified(&self, number: u64) {
+        if self.written.lock().insert(number) {
+            self.nodes.hold(number);
+        }
+    }
+
+    /// Tells the times of what was modified since the last call.
+    pub(in crate::driver::replica::capture) fn tell_times(&self) {
+        let written = mem::take(&mut *self.written.lock());
+        for number in written {
+            if !self.is_unnamed(number) {
+                self.tell_time(number);
+            }
+            self.nodes.forget(number, 1);
+        }
+    }
+
+    fn tell_time(&self, number: u64) {
+        let _lock = self.stripes.lock([number]);
+        let object = ObjectId(number);
+        let make = |told: &mut Told<'_>| {
+            let stat = rustix::fs::fstat(self.object(number)?)?;
+            told.say(Operation::Meta { object, meta: shape::meta(&stat) });
+            Ok(())
+        };
+        self.change_contents(number, vec![Touch::all(Region::meta(object))], make, Box::new(|_told| ()));
+    }
+}
