@@ -5,4 +5,5 @@ pub mod capture;
 mod directory;
 mod identity;
 mod object;
+pub mod store;
 pub mod watch;

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::types::replica::{ObjectId, Part, Position, Region, Touch};
 use crate::wire::replica::Copy;
 
 /// A change of the record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Entry {
     Copy(Copy),
     Add(Region),
