@@ -5,5 +5,6 @@ pub mod capture;
 mod directory;
 mod identity;
 mod object;
+pub mod recorder;
 pub mod store;
 pub mod watch;
