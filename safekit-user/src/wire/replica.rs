@@ -227,7 +227,7 @@ pub type Digest = [u8; 16];
 /// From the copy that is right to the one that is overwritten. Each but the last three is answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Copying {
-    /// What a directory has, in pieces; the last is answered by `Placed`.
+    /// What a directory has, in pieces; each is answered by `Placed`.
     Names { directory: ObjectId, entries: Vec<Entry>, last: bool },
     /// Contents from `offset` on, piece by piece, of a file of `size`; answered by `Differing`.
     Digests { object: ObjectId, unit: Unit, offset: u64, size: u64, digests: Vec<Digest> },

@@ -144,3 +144,11 @@ pub(super) fn write(object: BorrowedFd<'_>, number: u64, inode: u64) -> Result<(
     bytes[8..].copy_from_slice(&inode.to_le_bytes());
     rustix::fs::setxattr(proc_path(object), OBJECT, &bytes, XattrFlags::empty())
 }
+
+/// As if nobody had numbered it.
+pub(super) fn remove(object: BorrowedFd<'_>) -> Result<(), Errno> {
+    match rustix::fs::removexattr(proc_path(object), OBJECT) {
+        Err(Errno::NODATA) => Ok(()),
+        done => done,
+    }
+}

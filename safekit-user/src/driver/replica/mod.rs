@@ -2,9 +2,35 @@
 
 pub mod apply;
 pub mod capture;
+pub mod copy;
 mod directory;
 mod identity;
 mod object;
 pub mod recorder;
 pub mod store;
 pub mod watch;
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::io::Errno;
+
+use apply::known::HIDDEN;
+
+/// Where this program keeps what belongs to no copy, below the replicated directory and on its file system; made if need
+/// be. The directory itself looks as if nothing had been made.
+pub fn hidden(root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(root, HIDDEN, flags, Mode::empty()) {
+        Err(Errno::NOENT) => {}
+        found => return found,
+    }
+    let before = rustix::fs::fstat(root)?;
+    rustix::fs::mkdirat(root, HIDDEN, Mode::RWXU)?;
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec as i64 },
+    };
+    rustix::fs::utimensat(CWD, object::proc_path(root), &times, AtFlags::empty())?;
+    rustix::fs::openat(root, HIDDEN, flags, Mode::empty())
+}

@@ -96,6 +96,10 @@ impl Known {
         self.root.as_fd()
     }
 
+    pub(in crate::driver::replica) fn device(&self) -> u64 {
+        self.device
+    }
+
     pub(in crate::driver::replica) fn contains(&self, object: ObjectId) -> bool {
         object == ObjectId::ROOT || self.places.contains_key(&object)
     }

@@ -59,6 +59,16 @@ pub(in crate::driver::replica) fn make(
     entry: &Entry,
     meet: impl FnOnce() -> Result<Option<Met>, Fault>,
 ) -> Result<Met, Fault> {
+    let met = make_unnumbered(parent, entry, meet)?;
+    identity::write(met.fd.as_fd(), entry.object.0, met.stat.st_ino).doing("number an object")?;
+    Ok(Met { number: Some(entry.object), ..met })
+}
+
+pub(in crate::driver::replica) fn make_unnumbered(
+    parent: BorrowedFd<'_>,
+    entry: &Entry,
+    meet: impl FnOnce() -> Result<Option<Met>, Fault>,
+) -> Result<Met, Fault> {
     if entry.object.0 < FIRST {
         return Err(Fault::differs(entry.object, "no object has such a number"));
     }
@@ -75,9 +85,7 @@ pub(in crate::driver::replica) fn make(
         FileType::Unknown => return Err(Fault::differs(entry.object, "there is no such kind of object")),
     }
     .doing("make an object")?;
-    let met = meet()?.ok_or(Fault::differs(entry.object, "it is gone as soon as it was made"))?;
-    identity::write(met.fd.as_fd(), entry.object.0, met.stat.st_ino).doing("number an object")?;
-    Ok(Met { number: Some(entry.object), ..met })
+    meet()?.ok_or(Fault::differs(entry.object, "it is gone as soon as it was made"))
 }
 
 /// Owner, then attributes, then mode, then time: each would change what is before it.

@@ -180,7 +180,7 @@ impl Filesystem for Passage {
         let wanted = Wanted { mode, uid, gid, size, times };
         let handle = handle.map(|handle| handle.0);
         let answer = later(reply, |reply, found| reply.attr(&VALID, &found));
-        guarded(|| self.tree.set(node.0, handle, wanted, caller(request, 0), answer));
+        guarded(|| self.tree.set(node.0, handle, &wanted, caller(request, 0), answer));
     }
 
     fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {

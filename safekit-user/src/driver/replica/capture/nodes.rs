@@ -10,23 +10,26 @@ use rustix::io::Errno;
 
 use crate::driver::replica::object::Place;
 
+/// A directory, and a name in it.
+pub(super) type Name = (u64, Vec<u8>);
+
 /// An object, for as long as the kernel may ask for it by number.
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) number: u64,
     pub(super) place: Place,
     /// The directory that has it, and its name there; of several names one.
-    named: Mutex<Option<(u64, Vec<u8>)>>,
+    named: Mutex<Option<Name>>,
     /// It has lost its last name: nobody else has to know what becomes of it.
     unnamed: AtomicBool,
 }
 
 impl Node {
-    pub(super) fn new(number: u64, place: Place, named: Option<(u64, Vec<u8>)>) -> Self {
+    pub(super) fn new(number: u64, place: Place, named: Option<Name>) -> Self {
         Self { number, place, named: Mutex::new(named), unnamed: AtomicBool::new(false) }
     }
 
-    pub(super) fn named(&self) -> Option<(u64, Vec<u8>)> {
+    pub(super) fn named(&self) -> Option<Name> {
         self.names().clone()
     }
 
@@ -45,7 +48,7 @@ impl Node {
         self.unnamed.load(Ordering::Relaxed)
     }
 
-    fn names(&self) -> MutexGuard<'_, Option<(u64, Vec<u8>)>> {
+    fn names(&self) -> MutexGuard<'_, Option<Name>> {
         self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -148,6 +148,6 @@ impl Tree {
             told.say(Operation::Meta { object, meta: shape::meta(&stat) });
             Ok(())
         };
-        self.change_contents(number, vec![Touch::all(Region::meta(object))], make, Box::new(|_told| ()));
+        self.change_contents(number, &[Touch::all(Region::meta(object))], make, Box::new(|_told| ()));
     }
 }

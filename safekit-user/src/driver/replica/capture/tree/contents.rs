@@ -37,7 +37,7 @@ impl Tree {
             told.say(Operation::Meta { object, meta: shape::meta(&rustix::fs::fstat(&file)?) });
             Ok(self.files.insert(file))
         };
-        self.change_contents(number, touched(object, 0, size), make, answer);
+        self.change_contents(number, &touched(object, 0, size), make, answer);
     }
 
     pub(super) fn open_as_it_is(&self, number: u64, flags: OFlags) -> Result<u64, Errno> {
@@ -86,7 +86,7 @@ impl Tree {
             self.was_modified(number);
             Ok(written)
         };
-        self.change_contents(number, touched(object, offset, data.len() as u64), make, answer);
+        self.change_contents(number, &touched(object, offset, data.len() as u64), make, answer);
     }
 
     pub(in crate::driver::replica::capture) fn fallocate(
@@ -119,7 +119,7 @@ impl Tree {
             self.was_modified(number);
             Ok(())
         };
-        self.change_contents(number, touched(object, offset, length), make, answer);
+        self.change_contents(number, &touched(object, offset, length), make, answer);
     }
 
     pub(in crate::driver::replica::capture) fn copy(
@@ -161,19 +161,19 @@ impl Tree {
             }
             Ok(copied)
         };
-        self.change_contents(to.0, touched(objects.1, new_at, length), make, answer);
+        self.change_contents(to.0, &touched(objects.1, new_at, length), make, answer);
     }
 
     /// As `change`, and nobody hears of what has no name.
     pub(super) fn change_contents<'a, T: Send + 'static>(
         &self,
         number: u64,
-        touches: Vec<Touch>,
+        touches: &[Touch],
         make: impl FnOnce(&mut Told<'a>) -> Result<T, Errno>,
         answer: Answer<T>,
     ) {
         if !self.is_unnamed(number) {
-            return self.change(&touches, make, answer);
+            return self.change(touches, make, answer);
         }
         let make = |told: &mut Told<'a>| {
             let made = make(told);

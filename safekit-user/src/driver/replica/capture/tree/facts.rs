@@ -47,7 +47,7 @@ impl Tree {
         &self,
         number: u64,
         handle: Option<u64>,
-        wanted: Wanted,
+        wanted: &Wanted,
         caller: Caller,
         answer: Answer<FileAttr>,
     ) {
@@ -67,14 +67,14 @@ impl Tree {
             Err(error) => return answer(Err(error)),
         };
         let make = |told: &mut Told<'_>| {
-            let set = self.set_all(&place, object, handle, &wanted, caller, told);
+            let set = self.set_all(&place, object, handle, wanted, caller, told);
             // Also when only some of it could be changed.
             let meta = shape::meta(&rustix::fs::fstat(&place)?);
             told.say(Operation::Meta { object, meta });
             set?;
             self.stat(number, handle)
         };
-        self.change_contents(number, touches, make, answer);
+        self.change_contents(number, &touches, make, answer);
     }
 
     fn set_all(
@@ -186,7 +186,7 @@ impl Tree {
             }
             Ok(())
         };
-        self.change_contents(number, vec![Touch::all(Region::meta(object))], make, answer);
+        self.change_contents(number, &[Touch::all(Region::meta(object))], make, answer);
     }
 
     /// Names, each with a zero byte after it.

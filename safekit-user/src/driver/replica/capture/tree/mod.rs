@@ -17,7 +17,7 @@ use rustix::fs::{Mode, OFlags, Stat, StatVfs};
 use rustix::io::Errno;
 
 use super::attributes::attributes;
-use super::nodes::{Handles, Node, Nodes};
+use super::nodes::{Handles, Name, Node, Nodes};
 use crate::driver::replica::apply::known::{HIDDEN, is_hidden};
 use crate::driver::replica::directory::Directory;
 use crate::driver::replica::identity::{Numbering, ROOT, passing};
@@ -121,7 +121,7 @@ impl Tree {
     }
 
     /// Every object that the kernel knows, and a name of it.
-    pub(super) fn known(&self) -> Vec<(u64, Option<(u64, Vec<u8>)>)> {
+    pub(super) fn known(&self) -> Vec<(u64, Option<Name>)> {
         self.nodes.all().iter().map(|node| (node.number, node.named())).collect()
     }
 

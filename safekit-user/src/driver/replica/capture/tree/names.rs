@@ -118,7 +118,7 @@ impl Tree {
             self.was_modified(parent);
             Ok(made)
         };
-        self.change_contents(parent, names_touched(&[parent]), make, answer);
+        self.change_contents(parent, &names_touched(&[parent]), make, answer);
     }
 
     /// What was made and cannot be given to the caller is taken back.
