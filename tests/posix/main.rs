@@ -4,6 +4,7 @@
 mod identities;
 mod rows;
 mod steps;
+mod told;
 mod world;
 
 use std::path::{Path, PathBuf};

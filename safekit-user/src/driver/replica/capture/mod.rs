@@ -149,10 +149,10 @@ impl Prepared {
             let tree = Arc::clone(&tree);
             std::thread::spawn(move || {
                 while told.recv_timeout(TIMES_TOLD_EVERY) == Err(RecvTimeoutError::Timeout) {
-                    if tree.leads() {
-                        tree.tell_times();
-                    }
+                    tell_times(&tree);
                 }
+                // What was modified just before the end.
+                tell_times(&tree);
             })
         };
         Ok(Captured {
@@ -210,10 +210,15 @@ impl Captured {
     }
 
     fn end(&mut self) -> io::Result<()> {
+        let unmounted = self.unmount_and_join();
         self.telling = None;
         if let Some(teller) = self.teller.take() {
             let _panicked = teller.join();
         }
+        unmounted
+    }
+
+    fn unmount_and_join(&mut self) -> io::Result<()> {
         let Some(session) = self.session.take() else { return Ok(()) };
         let unmounted = detach(&self.directory);
         let (joined, ended) = mpsc::channel();
@@ -235,6 +240,12 @@ impl Drop for Captured {
         if let Err(error) = self.end() {
             tracing::warn!(directory = %self.directory.display(), %error, "cannot unmount");
         }
+    }
+}
+
+fn tell_times(tree: &Tree) {
+    if tree.leads() {
+        tree.tell_times();
     }
 }
 
