@@ -25,6 +25,8 @@ pub(super) const RESERVED: &str = "trusted.safekit.objects";
 pub(super) const ROOT: u64 = 1;
 pub(super) const FIRST: u64 = 16;
 const BLOCK: u64 = 65_536;
+/// Numbers from here on are given to nothing for good.
+const PASSING: u64 = 1 << 63;
 
 /// Gives each object of one directory its number: one for all who meet objects there.
 #[derive(Debug)]
@@ -62,11 +64,14 @@ impl Numbering {
         self.lock().reserved
     }
 
-    /// The other node has given this number: it will not be given here.
+    /// The other node has given this number: it will not be given here. None that nobody gives.
     pub(super) fn admit(&self, object: ObjectId) -> Result<(), Errno> {
+        if object.0 >= PASSING - BLOCK {
+            return Err(Errno::INVAL);
+        }
         let mut own = self.lock();
         if object.0 >= own.reserved {
-            let reserved = (object.0 / BLOCK).saturating_add(1).saturating_mul(BLOCK);
+            let reserved = (object.0 / BLOCK + 1) * BLOCK;
             write_reserved(self.root.as_fd(), reserved)?;
             *own = Numbers { next: reserved, reserved };
         }
@@ -119,7 +124,7 @@ fn write_reserved(root: BorrowedFd<'_>, numbers: u64) -> Result<(), Errno> {
 
 /// What an object goes by that was found where nothing may be changed: no other has it as long as it lives.
 pub(super) fn passing(inode: u64) -> u64 {
-    inode | 1 << 63
+    inode | PASSING
 }
 
 /// None: it has none of its own yet.

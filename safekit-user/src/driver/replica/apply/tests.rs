@@ -276,6 +276,10 @@ fn numbers_of_the_other_node_are_not_given_again() {
         assert!(now > number && now >= reserved, "{number}: {reserved} {now}");
         reserved = now;
     }
+    for number in [0, 15, 1 << 63, u64::MAX] {
+        let made = follower.applier.apply(&create(number, 1, "nobody's", FILE), b"");
+        assert!(made.is_err() && !follower.is_there("nobody's"), "{number}: {made:?}");
+    }
     fs::write(follower.path("own"), "").expect("a file");
     let own = open(&follower.path("own"));
     let inode = rustix::fs::fstat(&own).expect("it is open").st_ino;

@@ -190,8 +190,8 @@ impl<'a> Finder<'a> {
         }
         let wanted = stat.st_ino;
         let mut place = None;
-        walk(self.root, self.inside, |directory, fd, found, name| {
-            if found.stat.st_ino == wanted && place.is_none() && !is_hidden(directory, name) {
+        walk(self.root, self.inside, |_, fd, found, name| {
+            if found.stat.st_ino == wanted && place.is_none() {
                 place = Some((reopen(fd, OFlags::PATH | OFlags::DIRECTORY)?, name.to_vec()));
             }
             Ok(())
