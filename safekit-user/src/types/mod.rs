@@ -11,6 +11,7 @@ pub mod ids;
 pub mod journal;
 pub mod key;
 pub mod logs;
+pub mod mirror;
 pub mod module;
 pub mod notes;
 pub mod replica;
