@@ -177,7 +177,7 @@ pub fn groups_of(config: &Config, module: &Module) -> Vec<GroupId> {
         Kind::Farm(_) => {
             config.groups.iter().filter(|group| group.module == module.name).map(|group| group.id).collect()
         }
-        Kind::Light => Vec::new(),
+        Kind::Light | Kind::Mirror(_) => Vec::new(),
     }
 }
 
