@@ -45,6 +45,9 @@ pub(super) const MAX_STALL_DEFAULT: Duration = Duration::from_secs(2);
 /// Below, a busy network would count as a lost node; above, applications give up themselves.
 const MAX_STALL_MIN: Duration = Duration::from_millis(100);
 const MAX_STALL_MAX: Duration = Duration::from_secs(60);
+/// Changes that are under way reach the disk, and the directories are given back.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+pub const FORCED_STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// NAME_MAX and PATH_MAX of the kernel, less a closing zero.
 pub(super) const FILE_NAME_BYTES_MAX: usize = 255;
 const PATH_BYTES_MAX: usize = 4095;

@@ -274,7 +274,8 @@ impl Config {
         self.farms().map(|farm| farm.drain_timeout).max().unwrap_or_default()
     }
 
-    /// How long the stop scripts of the slowest module may take, the graceful and the forced calls together.
+    /// How long the slowest module may take to stop: the graceful and the forced calls of its scripts together, and the
+    /// process of a mirror.
     pub fn stop_timeout(&self) -> Duration {
         let slowest = |module: &Module| -> Duration {
             let stops = module.upkeep.scripts.iter().filter(|spec| !is_start(spec.script));
@@ -284,7 +285,11 @@ impl Config {
             } else {
                 upkeep::SCRIPT_TIMEOUT_DEFAULT
             };
-            scripts + services
+            let process = match module.kind {
+                Kind::Mirror(_) => mirror::STOP_TIMEOUT + mirror::FORCED_STOP_TIMEOUT,
+                Kind::Farm(_) | Kind::Light => Duration::ZERO,
+            };
+            scripts + services + process
         };
         self.modules.iter().map(slowest).max().unwrap_or_default()
     }
