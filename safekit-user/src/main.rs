@@ -11,7 +11,7 @@ mod life;
 
 fn main() -> ExitCode {
     let verb = Cli::parse().verb;
-    if !matches!(verb, Verb::Daemon(_) | Verb::Demo(_) | Verb::DemoWeb(_)) {
+    if !matches!(verb, Verb::Daemon(_) | Verb::Demo(_) | Verb::DemoWeb(_) | Verb::Replica(_)) {
         end_with_the_pipe();
     }
     let exit = match verb {
@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         Verb::Man(args) => cli::manual::man(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::DemoWeb(args) => demo::web::run(&args),
+        Verb::Replica(args) => life::replica(&args),
     };
     exit.into()
 }

@@ -39,6 +39,7 @@ pub(super) fn snapshot() -> Snapshot {
         nodes: vec![node("web1", true), node("web2", false)],
         farms: vec![farm()],
         modules: vec![module()],
+        mirrors: Vec::new(),
         links: links(),
         console: None,
         generation: 4,
