@@ -91,7 +91,7 @@ struct State {
     closed: bool,
     /// Why this node cannot listen.
     deaf: Option<String>,
-    last_refusal: Option<String>,
+    last_refusal: Option<(Instant, String)>,
     logged: Option<Instant>,
 }
 
@@ -146,7 +146,7 @@ impl Port {
         Refusals {
             connections: self.shared.refused_connections.load(Ordering::Relaxed),
             frames: self.shared.refused_frames.load(Ordering::Relaxed),
-            last: self.shared.state().last_refusal.clone(),
+            last: self.shared.state().last_refusal.as_ref().map(|(_, last)| last.clone()),
         }
     }
 
@@ -191,14 +191,14 @@ impl Shared {
     }
 
     fn dial(&self, directory: usize, until: Instant) -> Result<(Link, Incoming), NotConnected> {
-        let mut why = "no attempt yet".to_owned();
+        let mut why = None;
         while self.wait_for_try(directory, until)? {
             let met = meet::dial(&self.setup, directory, self.patience(until));
             let placed = met.and_then(|met| self.start(met)).and_then(|connection| {
                 self.place(directory, connection.0.clone(), None)?;
                 Ok(connection)
             });
-            why = match placed {
+            let failed = match placed {
                 Ok(connection) => return Ok(connection),
                 Err(Failed::Closing) => return Err(closed()),
                 Err(Failed::Unreachable(why)) => why,
@@ -207,8 +207,12 @@ impl Shared {
                     why
                 }
             };
+            // What the end of the time has cut short says less than the attempt before it.
+            if why.is_none() || clock::now() < until {
+                why = Some(failed);
+            }
         }
-        Err(self.not_connected(&why))
+        Err(self.not_connected(why.as_deref().unwrap_or("no attempt yet")))
     }
 
     /// A node that ends each connection at once is not dialed more often than one that cannot be reached. False: not
@@ -250,9 +254,9 @@ impl Shared {
             }
             let left = until.since(clock::now());
             if left.is_zero() {
-                let why = state.deaf.clone().or_else(|| {
-                    state.last_refusal.as_ref().map(|last| format!("it has not come; refused was {last}"))
-                });
+                let refused = state.last_refusal.as_ref().filter(|(at, _)| clock::now().since(*at) < ROUND);
+                let refused = refused.map(|(_, last)| format!("it has not come; refused was {last}"));
+                let why = state.deaf.clone().or(refused);
                 return Err(self.not_connected(&why.unwrap_or_else(|| "it has not come".to_owned())));
             }
             state = self.changed.wait_timeout(state, left).expect("nobody panics with it").0;
@@ -306,7 +310,7 @@ impl Shared {
             state.logged = Some(now);
             tracing::warn!(module = self.setup.module, %from, why, "refused a connection for a mirror");
         }
-        state.last_refusal = Some(format!("{from}: {why}"));
+        state.last_refusal = Some((now, format!("{from}: {why}")));
     }
 
     /// The listener's thread. Those of strangers end before it does.

@@ -56,7 +56,8 @@ fn break_road(test: u8, fault: Fault, after: usize) -> Broken {
     for position in 1.. {
         link.queue(&write(position), &bulk(position));
         link.kick();
-        if link.wait_for_room(1, PATIENCE).is_err() || link.sent_bytes() > 2 * after as u64 + 100_000 {
+        let away = link.sent_bytes() as usize + link.queued_bytes();
+        if link.is_closed() || away > after + (100 << 10) {
             break;
         }
     }
