@@ -298,7 +298,7 @@ fn what_has_arrived_is_told_without_waiting() {
 fn threads_that_close_at_once_agree_on_the_reason_and_leave_nobody_behind() {
     story(|| {
         let (one, two) = pair(7, |_| {});
-        assert!(threads(7) >= 3, "two writers and a listener");
+        until("two writers and a listener", || threads(7) >= 3);
         let End { port, link, mut incoming } = one;
         (1..=32).for_each(|position| link.queue(&write(position), &[1; 1 << 20]));
         link.kick();
