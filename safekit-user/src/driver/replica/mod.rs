@@ -5,6 +5,7 @@ pub mod capture;
 pub mod copy;
 mod directory;
 mod identity;
+pub mod link;
 mod object;
 pub mod recorder;
 pub mod store;
