@@ -19,6 +19,7 @@
 //! applications write: what it reads torn is marked again by that write, and is part of the next pass.
 
 mod find;
+mod index;
 mod source;
 mod target;
 #[cfg(test)]

@@ -12,6 +12,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::find::{Finder, Found, names_of};
+use super::index::Memory;
 use super::{Failure, Wire, digest};
 use crate::driver::replica::apply::files::read_full;
 use crate::driver::replica::apply::known::is_hidden;
@@ -54,6 +55,7 @@ pub struct Progress {
 pub struct Source {
     root: OwnedFd,
     numbering: Arc<Numbering>,
+    memory: Memory,
     progress: Progress,
 }
 
@@ -61,22 +63,23 @@ impl Source {
     /// `root`: the replicated directory.
     pub fn open(root: BorrowedFd<'_>, numbering: Arc<Numbering>) -> Result<Self, Errno> {
         let root = reopen(root, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        Ok(Self { root, numbering, progress: Progress::default() })
+        Ok(Self { root, numbering, memory: Memory::default(), progress: Progress::default() })
     }
 
     pub fn progress(&self) -> Progress {
         self.progress
     }
 
-    /// Gives back what could not be found on the other side.
+    /// Gives back what could not be found on the other side, or may be somewhere on this one.
     pub fn pass(
         &mut self,
         work: &Work,
         traces: &dyn Fn(ObjectId) -> Option<Trace>,
         wire: &mut dyn Wire,
     ) -> Result<Vec<ObjectId>, Failure> {
-        let finder =
-            Finder::new(self.root.as_fd(), &self.numbering, traces).map_err(io("open the directory"))?;
+        self.memory.begin_pass(&work.touches);
+        let finder = Finder::new(self.root.as_fd(), &self.numbering, traces, &mut self.memory)
+            .map_err(io("open the directory"))?;
         let everything =
             work.everything || work.touches.iter().any(|touch| touch.region == Region::EVERYTHING);
         let pass = Pass {
@@ -212,6 +215,10 @@ impl Pass<'_> {
         self.finish_directories()?;
         self.ask(Copying::PassEnd { number }, Question::PassEnd { number })?;
         self.take_answer()?;
+        let uncertain = self.finder.memory.uncertain();
+        if !self.everything {
+            self.lost.extend(uncertain);
+        }
         Ok(self.lost)
     }
 
