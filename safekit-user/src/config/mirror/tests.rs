@@ -1,3 +1,5 @@
+//! Mirrors of configuration files: what they may say, and what is said of mistakes.
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

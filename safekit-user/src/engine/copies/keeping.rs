@@ -370,6 +370,10 @@ impl Keeping {
     fn hear(&mut self, copies: Vec<CopyInfo>) {
         self.heard = self.now;
         match self.phase {
+            // It lives, and is not done yet.
+            Phase::Starting(_) if copies.is_empty() => {
+                self.phase = Phase::Starting(self.now + FIRST_WORD_TIMEOUT);
+            }
             Phase::Starting(_) => {
                 self.phase = Phase::Kept;
                 self.kept_since = self.now;
@@ -386,7 +390,7 @@ impl Keeping {
             | Phase::Killing(_) => return,
         }
         if copies.is_empty() {
-            self.cause = "the directories are not mounted yet".to_owned();
+            self.cause = "the directories are not mounted".to_owned();
         }
         self.copies = copies;
     }

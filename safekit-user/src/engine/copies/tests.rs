@@ -1,3 +1,5 @@
+//! Copies and the process that keeps them, as stories.
+
 use std::time::Duration;
 
 use super::keeping::{
@@ -275,8 +277,13 @@ fn one_that_cannot_be_started_or_says_nothing_is_no_module_that_serves() {
     story.tell(Input::Started(Err("no such file".into())));
     story.expect(&["start", "WAIT (Transient)", "process", "WAIT (NotReady)"]);
     let mut story = Story::new(Boot::On, None, false);
+    story.pass(FIRST_WORD_TIMEOUT - Duration::from_millis(1));
+    // It is still looking through its directories.
+    story.tell(Input::Copies(Vec::new()));
+    story.pass(Duration::from_millis(1));
+    story.expect(&["start", "WAIT (Transient)"]);
     story.pass(FIRST_WORD_TIMEOUT);
-    story.expect(&["start", "WAIT (Transient)", "stop"]);
+    story.expect(&["stop"]);
     story.pass(FORCED_STOP_TIMEOUT);
     story.gone();
     story.expect(&["kill", "start"]);

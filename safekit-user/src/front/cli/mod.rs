@@ -14,6 +14,7 @@ pub mod farm;
 pub mod keygen;
 pub mod logs;
 pub mod manual;
+pub mod mirror;
 pub mod module;
 pub mod place;
 pub mod reload;
@@ -51,6 +52,12 @@ pub enum Verb {
     Stopstart(verb::VerbArgs),
     /// Stop a module at once: without waiting for connections, with forced scripts.
     Forcestop(verb::VerbArgs),
+    /// Make this node's copies of a mirror those that serve.
+    Prim(mirror::PrimArgs),
+    /// Make this node's copies of a mirror follow the other node's.
+    Second(mirror::SecondArgs),
+    /// Look into a mirror: how its copies are, and whether they are equal.
+    Mirror(mirror::MirrorArgs),
     /// Show what watches a module, and switch it off for maintenance.
     Check(check::CheckArgs),
     /// Show what a module's scripts have printed, and how they ended.

@@ -18,6 +18,9 @@ impl Keeper {
             Command::Module { verb, .. } => {
                 self.note(Level::Info, "verb", verb.word().to_owned(), Some(format!("asked by {by}")));
                 self.feed(Input::Verb { verb, by });
+                // What is shown from now on follows from it.
+                self.carry_out();
+                self.post();
                 Reply::Accepted { at: clock::now() }
             }
             Command::Mirror { order, .. } => return self.order(order, &by, answer),

@@ -115,7 +115,7 @@ async fn follow(socket: &Path, told: &mpsc::Sender<Told>) -> Result<(), Error> {
             }
             ReplicaReply::Taken => {}
             ReplicaReply::Refused { error, .. } => {
-                tracing::warn!(error, "a replica refuses to report");
+                tracing::debug!(error, "a replica refuses to report");
                 return Ok(());
             }
         }
