@@ -1,5 +1,5 @@
-//! `cargo xtask bench filter|farm|modules`: nanoseconds a packet in the kernel, the farm against its rivals, and many
-//! modules on one node.
+//! `cargo xtask bench filter|farm|modules|replication`: nanoseconds a packet in the kernel, the farm against its rivals,
+//! many modules on one node, and a replicated directory against its rivals.
 
 use std::ffi::OsString;
 
@@ -18,14 +18,19 @@ const RIVALS: [(&str, &str); 5] = [
 /// A module is no program, so its package is asked for by name.
 const STREAM_MODULE: (&str, &str) = ("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream");
 
+/// Of the replication's benchmark: what loads it, and what it is compared with.
+const STORAGE: [(&str, &str); 4] =
+    [("fio", "fio"), ("glusterd", "glusterfs-server"), ("pgbench", "postgresql"), ("rsync", "rsync")];
+
 pub(crate) fn run(arguments: &[OsString]) -> anyhow::Result<()> {
     let what = arguments.first().and_then(|word| word.to_str());
     match what {
         Some("filter") => filter(&arguments[1..]),
         Some("farm") => farm(&arguments[1..]),
         Some("modules") => modules(&arguments[1..]),
-        Some(other) => bail!("there is no benchmark {other}; there are: filter, farm, modules"),
-        None => bail!("say what: `cargo xtask bench filter`, `… farm` or `… modules`"),
+        Some("replication") => replication(&arguments[1..]),
+        Some(other) => bail!("there is no benchmark {other}; there are: filter, farm, modules, replication"),
+        None => bail!("say what: `cargo xtask bench filter`, `… farm`, `… modules` or `… replication`"),
     }
 }
 
@@ -44,11 +49,17 @@ fn farm(arguments: &[OsString]) -> anyhow::Result<()> {
     step("bench: build as released");
     cargo(["build", "--release", "--package", "safekit"])?;
     step("bench: the farm against its rivals (as root; six minutes, --quick takes seconds)");
-    let mut words: Vec<OsString> = arguments.to_vec();
-    if let Some(place) = words.iter().position(|word| word == "--write") {
+    measured("bench-farm", &["--release"], &with_results_page(arguments))
+}
+
+fn with_results_page(arguments: &[OsString]) -> Vec<OsString> {
+    let mut words = arguments.to_vec();
+    if let Some(place) = words.iter().position(|word| word == "--write")
+        && words.get(place + 1).is_none_or(|next| next.to_string_lossy().starts_with('-'))
+    {
         words.insert(place + 1, demo::workspace().join("BENCHMARKS.md").into());
     }
-    measured("bench-farm", &["--release"], &words)
+    words
 }
 
 fn modules(arguments: &[OsString]) -> anyhow::Result<()> {
@@ -57,6 +68,16 @@ fn modules(arguments: &[OsString]) -> anyhow::Result<()> {
     cargo(["build", "--release", "--package", "safekit"])?;
     step("bench: many modules on one node (as root; five minutes, --quick takes seconds)");
     measured("bench-modules", &["--release"], arguments)
+}
+
+/// `--quick` needs its packages, too: without fio there is nothing to measure.
+fn replication(arguments: &[OsString]) -> anyhow::Result<()> {
+    setup::run()?;
+    bring(&STORAGE, None)?;
+    step("bench: build as released");
+    cargo(["build", "--release", "--package", "safekit"])?;
+    step("bench: a replicated directory against its rivals (as root; 25 minutes, --quick takes two)");
+    measured("bench-replication", &["--release"], &with_results_page(arguments))
 }
 
 fn measured(program: &str, options: &[&str], arguments: &[OsString]) -> anyhow::Result<()> {
@@ -68,17 +89,23 @@ fn measured(program: &str, options: &[&str], arguments: &[OsString]) -> anyhow::
     cargo(command)
 }
 
-/// Installs what is missing, and says so.
 fn rivals() -> anyhow::Result<()> {
-    let mut missing: Vec<&str> =
-        RIVALS.iter().filter(|(program, _)| !setup::on_path(program)).map(|(_, package)| *package).collect();
-    if !std::path::Path::new(STREAM_MODULE.0).is_file() {
-        missing.push(STREAM_MODULE.1);
+    bring(&RIVALS, Some(STREAM_MODULE))
+}
+
+/// Installs what is missing of programs and of a file, and says so.
+fn bring(programs: &[(&str, &'static str)], file: Option<(&str, &'static str)>) -> anyhow::Result<()> {
+    let absent = programs.iter().filter(|(program, _)| !setup::on_path(program));
+    let mut missing: Vec<&str> = absent.map(|(_, package)| *package).collect();
+    if let Some((path, package)) = file
+        && !std::path::Path::new(path).is_file()
+    {
+        missing.push(package);
     }
     missing.dedup();
     if missing.is_empty() {
         return Ok(());
     }
-    step(&format!("bench: the rivals come from Debian packages: {}", missing.join(", ")));
+    step(&format!("bench: Debian packages that are loads and rivals: {}", missing.join(", ")));
     setup::install(&missing)
 }

@@ -35,7 +35,8 @@ enum Verb {
     Demo(Rest),
     /// Build, then run all tests.
     Test(Rest),
-    /// Measure: `bench filter [--json]`, `bench farm [--json] [--quick] [--write]`, `bench modules [--json] [--quick]`.
+    /// Measure: `bench filter [--json]`, `bench farm [--json] [--quick] [--write]`, `bench modules [--json] [--quick]`,
+    /// `bench replication [--json] [--quick] [--write]`.
     Bench(Rest),
     /// Feed parsers what a coverage-guided fuzzer thinks of: `fuzz [--target packet|beat|link|control|rules] [--minutes N]`.
     Fuzz(fuzz::Arguments),

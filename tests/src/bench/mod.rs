@@ -6,7 +6,7 @@
 //!   failover   time without service after a kill            ours (default, fast) · keepalived with HAProxy (three timings)
 //! ```
 //!
-//! `bench modules`, which has no rivals: many modules on one node.
+//! `bench modules`, which has no rivals: many modules on one node. `bench replication`: see [`replication`].
 //!
 //! Rounds of all contestants are interleaved, so that a busy machine slows them alike; medians are reported, with the
 //! lowest and the highest round beside them.
@@ -20,6 +20,7 @@ pub mod failover;
 pub mod load;
 pub mod modules;
 pub mod page;
+pub mod replication;
 pub mod report;
 pub mod rivals;
 pub mod site;

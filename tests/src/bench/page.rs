@@ -7,30 +7,37 @@ use anyhow::{Context as _, Result};
 use super::Spread;
 use super::cases::{Contestant, Figure, Latency, Throughput};
 use super::dropping::{self, KINDS, Kind};
-use super::report::{Machine, Report, dropping_ratios, request_figure};
+use super::report::{Goal, Machine, Report, dropping_ratios, request_figure};
 
-const BEGIN: &str = "<!-- bench farm: begin -->\n";
-const END: &str = "<!-- bench farm: end -->\n";
+/// Of the farm's figures in the results page.
+pub const MARK: &str = "bench farm";
 
-/// `page` with `figures` between its marks.
-pub fn filled(page: &str, figures: &str) -> Result<String> {
-    let (before, rest) = page.split_once(BEGIN).context("the page has no mark where the figures begin")?;
-    let (_, after) = rest.split_once(END).context("the page has no mark where the figures end")?;
-    Ok(format!("{before}{BEGIN}{figures}{END}{after}"))
+/// `page` with `figures` between the marks of that name.
+pub fn filled(page: &str, mark: &str, figures: &str) -> Result<String> {
+    let [begin, end] = ["begin", "end"].map(|place| format!("<!-- {mark}: {place} -->\n"));
+    let missing = |place| format!("the page has no mark where the figures of `{mark}` {place}");
+    let (before, rest) = page.split_once(&begin).with_context(|| missing("begin"))?;
+    let (_, after) = rest.split_once(&end).with_context(|| missing("end"))?;
+    Ok(format!("{before}{begin}{figures}{end}{after}"))
 }
 
 pub fn markdown(report: &Report) -> String {
     let mut text = machine(&report.machine, report.amount.rounds);
-    for section in
-        [goals(report), frames(report), requests(report), latencies(report), parts(report), kills(report)]
-    {
+    for section in [
+        goals(&report.goals),
+        frames(report),
+        requests(report),
+        latencies(report),
+        parts(report),
+        kills(report),
+    ] {
         text.push('\n');
         text.push_str(&section);
     }
     text
 }
 
-fn machine(machine: &Machine, rounds: usize) -> String {
+pub(super) fn machine(machine: &Machine, rounds: usize) -> String {
     let rounds = if rounds == 1 { "one round".to_owned() } else { format!("{rounds} interleaved rounds") };
     format!(
         "Linux {}, {} x {}, build {}; {rounds}, medians, lowest and highest round in brackets; load average before the \
@@ -44,9 +51,9 @@ fn machine(machine: &Machine, rounds: usize) -> String {
     )
 }
 
-fn goals(report: &Report) -> String {
+pub(super) fn goals(goals: &[Goal]) -> String {
     let mut text = "### Goals\n\n| goal | bar | measured | |\n|---|---:|---:|---|\n".to_owned();
-    for goal in &report.goals {
+    for goal in goals {
         let met = if goal.met { "met" } else { "missed" };
         _ = writeln!(text, "| {} | {:.2} | {:.2} | {met} |", goal.goal, goal.bar, goal.measured);
     }
@@ -174,7 +181,7 @@ fn kills(report: &Report) -> String {
 }
 
 /// The median, and the range in brackets.
-fn shown(spread: Spread, scale: f64, digits: usize) -> String {
+pub(super) fn shown(spread: Spread, scale: f64, digits: usize) -> String {
     let Spread { median, min, max } = spread;
     if min == max {
         return format!("{:.digits$}", median * scale);
@@ -188,11 +195,11 @@ mod tests {
 
     #[test]
     fn figures_replace_what_stood_between_the_marks() {
-        let page = format!("# Title\n{BEGIN}old\n{END}after\n");
-        let new = filled(&page, "new\n").unwrap();
-        assert_eq!(new, format!("# Title\n{BEGIN}new\n{END}after\n"));
-        assert_eq!(filled(&new, "new\n").unwrap(), new);
-        assert!(filled("# Title\n", "new\n").is_err());
+        let between = |text| format!("# Title\n<!-- it: begin -->\n{text}\n<!-- it: end -->\nafter\n");
+        let new = filled(&between("old"), "it", "new\n").unwrap();
+        assert_eq!(new, between("new"));
+        assert_eq!(filled(&new, "it", "new\n").unwrap(), new);
+        assert!(filled(&new, "another", "new\n").is_err());
     }
 
     #[test]

@@ -164,7 +164,7 @@ fn processor_goals(requests: &[cases::Figure]) -> Vec<Goal> {
     goals
 }
 
-fn at_least(goal: &'static str, measured: f64, bar: f64) -> Goal {
+pub(super) fn at_least(goal: &'static str, measured: f64, bar: f64) -> Goal {
     Goal { goal, measured, bar, met: measured >= bar }
 }
 

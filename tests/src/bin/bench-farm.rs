@@ -33,7 +33,7 @@ fn main() -> Result<()> {
     let report = if arguments.quick { quick()? } else { full(arguments.rounds)? };
     if let Some(path) = &arguments.write {
         let old = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        std::fs::write(path, page::filled(&old, &page::markdown(&report))?)?;
+        std::fs::write(path, page::filled(&old, page::MARK, &page::markdown(&report))?)?;
     }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
