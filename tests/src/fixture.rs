@@ -1,6 +1,7 @@
 //! One farm for all tests of the filter: its configuration, the filter loaded with it, and the same world on the host.
 
 mod host;
+mod roads;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -8,16 +9,18 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use aya::programs::TestRunOptions;
 use safekit::config::{
-    self, Balance, Cluster, Config, Delivery, Farm, Group, Module, Network, Node, Ports, Protocol, Rule,
-    Share, VirtualIp,
+    self, Balance, Cluster, Config, Delivery, Farm, Group, Kind, Module, Network, Node, Ports, Protocol,
+    Rule, Share, VirtualIp,
 };
 use safekit::driver::datapath::{Counter, Datapath, Plan};
 use safekit::engine::farm::Table;
 use safekit::types::{Bucket, BucketBits, GroupId, Instant, NodeId, Timing};
 use safekit_ebpf::abi::{self, Address};
+use safekit_ebpf::forward::Road;
 use safekit_ebpf::verdict::{BucketState, Reason};
 
 pub use host::{Host, Notes};
+pub use roads::HostRoads;
 
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 100);
 pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100);
@@ -28,6 +31,8 @@ pub const INTERFACE: u32 = 1;
 pub const INTERFACE_ELSEWHERE: u32 = 77;
 pub const OWN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 pub const HASH_KEY: [u8; 16] = *b"a cluster's key.";
+/// This node's hop mark before a hop is filled in: the third and fourth byte are of the halves of the key, put together.
+pub const MARK: [u8; 6] = [0x02, 0x48, 0x13, 0x07, 0, 0];
 /// The group of [`VIP`] and [`VIP6`].
 pub const GROUP: GroupId = GroupId(1);
 
@@ -140,6 +145,17 @@ pub fn plan() -> Plan {
     Plan::of(&config(), NodeId(0), HASH_KEY).expect("the fixture fits the filter")
 }
 
+/// The same under directed delivery.
+pub fn directed_plan() -> Plan {
+    let mut config = config();
+    for module in &mut config.modules {
+        if let Kind::Farm(farm) = &mut module.kind {
+            farm.delivery = Delivery::Directed;
+        }
+    }
+    Plan::of(&config, NodeId(0), HASH_KEY).expect("the fixture fits the filter")
+}
+
 /// What a frame came to: the action, the frame as it is now, and the one counter that rose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -231,6 +247,14 @@ impl Loaded {
 
     pub fn set_lease(&mut self, lease: bool) -> Result<()> {
         Ok(self.datapath.set_lease(if lease { FAR } else { Instant(0) })?)
+    }
+
+    /// The same for every bucket.
+    pub fn set_road(&mut self, road: Road) -> Result<()> {
+        for group in GROUPS {
+            self.datapath.write_roads(group, &vec![road; abi::BUCKETS])?;
+        }
+        Ok(())
     }
 
     /// Runs one frame (Ethernet's 14 bytes at least: the kernel refuses less).
