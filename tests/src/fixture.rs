@@ -16,7 +16,6 @@ use safekit::driver::datapath::{Counter, Datapath, Plan};
 use safekit::engine::farm::Table;
 use safekit::types::{Bucket, BucketBits, GroupId, Instant, NodeId, Timing};
 use safekit_ebpf::abi::{self, Address};
-use safekit_ebpf::forward::Road;
 use safekit_ebpf::verdict::{BucketState, Reason};
 
 pub use host::{Host, Notes};
@@ -247,14 +246,6 @@ impl Loaded {
 
     pub fn set_lease(&mut self, lease: bool) -> Result<()> {
         Ok(self.datapath.set_lease(if lease { FAR } else { Instant(0) })?)
-    }
-
-    /// The same for every bucket.
-    pub fn set_road(&mut self, road: Road) -> Result<()> {
-        for group in GROUPS {
-            self.datapath.write_roads(group, &vec![road; abi::BUCKETS])?;
-        }
-        Ok(())
     }
 
     /// Runs one frame (Ethernet's 14 bytes at least: the kernel refuses less).
