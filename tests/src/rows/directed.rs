@@ -165,11 +165,11 @@ impl Row {
         Self { fate: Fate::Answered(reason), ..self }
     }
 
-    fn to_owner(self, hop: u8) -> Self {
+    fn goes_to_owner(self, hop: u8) -> Self {
         Self { fate: Fate::Sent { reason: Reason::ToOwner, to: OWNER_MAC, hop }, ..self }
     }
 
-    fn to_holder(self, hop: u8) -> Self {
+    fn goes_to_holder(self, hop: u8) -> Self {
         Self { fate: Fate::Sent { reason: Reason::ToHolder, to: HOLDER_MAC, hop }, ..self }
     }
 }
@@ -213,14 +213,14 @@ fn others(kind: Kind) -> Vec<Row> {
     let row = |name, frame| kind.row(name, frame);
     let flows = |port| kind.to(OWN_MAC).tcp(PORT, port, ACK).build();
     vec![
-        row("another's: a connection begins", kind.tcp(SYN)).to_owner(1),
-        row("another's: a connection goes on", kind.tcp(ACK)).to_owner(1),
-        row("another's: a datagram", kind.udp()).to_owner(1),
-        row("another's: an echo request", kind.echo()).to_owner(1),
-        row("another's: an error", kind.error()).to_owner(1),
-        row("another's: a packet of a rule by flows", flows(PORT_TCP_FLOWS)).to_owner(1),
-        row("another's, past the lease", kind.tcp(SYN)).past_the_lease().to_owner(1),
-        row("another's: the owner is said to be somebody else", kind.tcp(SYN)).hop(1).to_owner(2),
+        row("another's: a connection begins", kind.tcp(SYN)).goes_to_owner(1),
+        row("another's: a connection goes on", kind.tcp(ACK)).goes_to_owner(1),
+        row("another's: a datagram", kind.udp()).goes_to_owner(1),
+        row("another's: an echo request", kind.echo()).goes_to_owner(1),
+        row("another's: an error", kind.error()).goes_to_owner(1),
+        row("another's: a packet of a rule by flows", flows(PORT_TCP_FLOWS)).goes_to_owner(1),
+        row("another's, past the lease", kind.tcp(SYN)).past_the_lease().goes_to_owner(1),
+        row("another's: the owner is said to be somebody else", kind.tcp(SYN)).hop(1).goes_to_owner(2),
         row("another's: and once more", kind.tcp(SYN)).hop(2).drops(Reason::Foreign),
     ]
 }
@@ -232,17 +232,23 @@ fn moving(kind: Kind) -> Vec<Row> {
     let noted = |flags| kind.to(OWN_MAC).tcp(PORT, PORT_TCP_FLOWS, flags).build();
     let noted_udp = || kind.to(OWN_MAC).udp(PORT, PORT_UDP_FLOWS, 30).build();
     vec![
-        row("lost: a connection begins", kind.tcp(SYN)).when(Lost).to_owner(1),
-        row("lost: no socket here, the owner is asked first", kind.tcp(ACK)).when(Lost).to_owner(1),
-        row("lost: a datagram", kind.udp()).when(Lost).to_owner(1),
-        row("gained: no socket here, straight from the client", kind.tcp(ACK)).when(Gained).to_holder(2),
-        row("gained: no socket here, from the receiver", kind.tcp(ACK)).when(Gained).hop(1).to_holder(2),
-        row("gained: an error about a connection elsewhere", kind.error()).when(Gained).hop(1).to_holder(2),
-        row("lost: no socket here either, the next holder", kind.tcp(ACK)).when(Lost).hop(2).to_holder(3),
+        row("lost: a connection begins", kind.tcp(SYN)).when(Lost).goes_to_owner(1),
+        row("lost: no socket here, the owner is asked first", kind.tcp(ACK)).when(Lost).goes_to_owner(1),
+        row("lost: a datagram", kind.udp()).when(Lost).goes_to_owner(1),
+        row("gained: no socket here, straight from the client", kind.tcp(ACK)).when(Gained).goes_to_holder(2),
+        row("gained: no socket here, from the receiver", kind.tcp(ACK)).when(Gained).hop(1).goes_to_holder(2),
+        row("gained: an error about a connection elsewhere", kind.error())
+            .when(Gained)
+            .hop(1)
+            .goes_to_holder(2),
+        row("lost: no socket here either, the next holder", kind.tcp(ACK))
+            .when(Lost)
+            .hop(2)
+            .goes_to_holder(3),
         row("lost: the last hop that there is", kind.tcp(ACK))
             .when(Lost)
             .hop(HOPS_MAX - 1)
-            .to_holder(HOPS_MAX),
+            .goes_to_holder(HOPS_MAX),
         row("lost: beyond the last hop", kind.tcp(ACK)).when(Lost).hop(HOPS_MAX).drops(Reason::NoSocket),
         row("lost: the round is over", kind.tcp(ACK))
             .when(Lost)
@@ -252,15 +258,15 @@ fn moving(kind: Kind) -> Vec<Row> {
         row("gained, past the lease: its holder may have it", kind.tcp(ACK))
             .when(Gained)
             .past_the_lease()
-            .to_holder(2),
-        row("by flows, lost: not noted here, the owner first", noted(ACK)).when(Lost).to_owner(1),
-        row("by flows, gained: not noted here", noted(ACK)).when(Gained).hop(1).to_holder(2),
-        row("by flows, lost: not noted here either", noted(ACK)).when(Lost).hop(2).to_holder(3),
+            .goes_to_holder(2),
+        row("by flows, lost: not noted here, the owner first", noted(ACK)).when(Lost).goes_to_owner(1),
+        row("by flows, gained: not noted here", noted(ACK)).when(Gained).hop(1).goes_to_holder(2),
+        row("by flows, lost: not noted here either", noted(ACK)).when(Lost).hop(2).goes_to_holder(3),
         row("by flows, gained: a connection begins", noted(SYN))
             .when(Gained)
             .hop(1)
             .passes(Reason::GainedNew),
-        row("by flows, gained: an unknown datagram", noted_udp()).when(Gained).hop(1).to_holder(2),
+        row("by flows, gained: an unknown datagram", noted_udp()).when(Gained).hop(1).goes_to_holder(2),
         row("by flows, gained: nobody has noted it", noted_udp())
             .when(Gained)
             .hop(1)
@@ -286,15 +292,15 @@ fn marks(kind: Kind) -> Vec<Row> {
         row("a stranger with our mark: sends nothing further", kind.tcp(SYN))
             .from(mark(2, 99))
             .drops(Reason::Foreign),
-        row("a stranger with our mark and no hop", kind.tcp(SYN)).from(mark(0, 99)).to_owner(1),
+        row("a stranger with our mark and no hop", kind.tcp(SYN)).from(mark(0, 99)).goes_to_owner(1),
         row("a stranger with our mark and a hop out of bounds", kind.tcp(ACK))
             .when(Lost)
             .from(mark(0xff, 99))
             .drops(Reason::NoSocket),
         row("a frame with this node's own mark", kind.tcp(SYN)).from(mark(2, ME)).drops(Reason::Foreign),
-        row("the mark of another cluster", kind.tcp(SYN)).from(near(2)).to_owner(1),
-        row("the mark of another cluster, by its last byte", kind.tcp(SYN)).from(near(3)).to_owner(1),
-        row("a source that begins as a mark does not", kind.tcp(SYN)).from(near(1)).to_owner(1),
+        row("the mark of another cluster", kind.tcp(SYN)).from(near(2)).goes_to_owner(1),
+        row("the mark of another cluster, by its last byte", kind.tcp(SYN)).from(near(3)).goes_to_owner(1),
+        row("a source that begins as a mark does not", kind.tcp(SYN)).from(near(1)).goes_to_owner(1),
     ]
 }
 
@@ -341,7 +347,7 @@ fn rest(kind: Kind) -> Vec<Row> {
     rows.push(
         row("who has, past the lease, to this node alone: the owner knows", kind.question(OWN_MAC))
             .past_the_lease()
-            .to_owner(1),
+            .goes_to_owner(1),
     );
     rows
 }
