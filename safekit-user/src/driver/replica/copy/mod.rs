@@ -29,7 +29,7 @@ use rustix::io::Errno;
 
 use crate::wire::replica::{Copied, Digest, Frame};
 
-pub use source::{Progress, Source, Work};
+pub use source::{Counted, Progress, Source, Work};
 pub use target::Target;
 
 /// The connection, for whoever copies.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
@@ -45,29 +46,43 @@ pub struct Work {
     pub touches: Vec<Touch>,
 }
 
-/// Of all passes of a resynchronisation.
+/// What has been carried over so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     pub files: u64,
     pub bytes_sent: u64,
 }
 
+/// Counted while a pass is under way, for whoever looks.
+#[derive(Debug, Default)]
+pub struct Counted {
+    files: AtomicU64,
+    bytes_sent: AtomicU64,
+}
+
+impl Counted {
+    pub fn now(&self) -> Progress {
+        let count = |it: &AtomicU64| it.load(Ordering::Relaxed);
+        Progress { files: count(&self.files), bytes_sent: count(&self.bytes_sent) }
+    }
+}
+
 pub struct Source {
     root: OwnedFd,
     numbering: Arc<Numbering>,
     memory: Memory,
-    progress: Progress,
+    counted: Arc<Counted>,
 }
 
 impl Source {
     /// `root`: the replicated directory.
-    pub fn open(root: BorrowedFd<'_>, numbering: Arc<Numbering>) -> Result<Self, Errno> {
+    pub fn open(
+        root: BorrowedFd<'_>,
+        numbering: Arc<Numbering>,
+        counted: Arc<Counted>,
+    ) -> Result<Self, Errno> {
         let root = reopen(root, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        Ok(Self { root, numbering, memory: Memory::default(), progress: Progress::default() })
-    }
-
-    pub fn progress(&self) -> Progress {
-        self.progress
+        Ok(Self { root, numbering, memory: Memory::default(), counted })
     }
 
     /// Gives back what could not be found on the other side, or may be somewhere on this one.
@@ -96,7 +111,7 @@ impl Source {
             comparing: None,
             asked: VecDeque::new(),
             lost: Vec::new(),
-            progress: &mut self.progress,
+            counted: &self.counted,
             buffer: vec![0; CONTENTS_BYTES],
         };
         pass.run(work.number)
@@ -187,7 +202,7 @@ struct Pass<'a> {
     comparing: Option<(Rc<Comparing>, VecDeque<Range>)>,
     asked: VecDeque<Question>,
     lost: Vec<ObjectId>,
-    progress: &'a mut Progress,
+    counted: &'a Counted,
     buffer: Vec<u8>,
 }
 

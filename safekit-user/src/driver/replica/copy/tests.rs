@@ -268,7 +268,8 @@ impl Copies {
             files_filled: 0,
         };
         let source = open(&self.root("source"));
-        let mut source = Source::open(source.as_fd(), Arc::clone(&self.numbering[0])).expect("a directory");
+        let numbering = Arc::clone(&self.numbering[0]);
+        let mut source = Source::open(source.as_fd(), numbering, Arc::default()).expect("a directory");
         let traces = self.traces.clone();
         let mut work = Work { number: 0, everything, fresh_from: u64::MAX, touches: self.touches.clone() };
         loop {
