@@ -8,6 +8,7 @@ mod identity;
 mod object;
 pub mod recorder;
 pub mod store;
+pub mod verify;
 pub mod watch;
 
 use std::os::fd::{BorrowedFd, OwnedFd};

@@ -33,6 +33,7 @@ use rustix::mount::UnmountFlags;
 use rustix::process::Resource;
 
 use super::identity::Numbering;
+use super::verify::{Checks, Verified};
 use super::watch::{Atlas, Nobody, Watch};
 
 use filesystem::Passage;
@@ -202,6 +203,12 @@ impl Captured {
                 let _unknown = self.notifier.inval_entry(INodeNo(parent), OsStr::from_bytes(&name));
             }
         }
+    }
+
+    /// Compares everything with the other copy, which is told by operations and `sink` alike; only while it leads. Runs
+    /// as long as that takes, in the thread of the caller.
+    pub fn verify(&self, sink: &dyn Checks) -> Verified {
+        self.tree.verify(sink)
     }
 
     /// The directory lies there as it is. Applications that still use it get errors from now on.

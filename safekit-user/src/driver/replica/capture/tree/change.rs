@@ -9,7 +9,9 @@
 
 use std::collections::HashSet;
 use std::mem;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
@@ -85,12 +87,40 @@ impl<'a> Told<'a> {
 
 /// Objects that have another time of modification than was told. It is read a little later: to ask a file for its times
 /// makes the next change of it cost a record of its own below (Linux 6.13), and writes come in runs.
+#[derive(Debug)]
+pub(super) struct Written {
+    times: Mutex<Times>,
+    /// How often something was modified, by the lock of its object.
+    counts: Box<[AtomicU64]>,
+}
+
 #[derive(Debug, Default)]
-pub(super) struct Written(Mutex<HashSet<u64>>);
+struct Times {
+    untold: HashSet<u64>,
+    /// Those that are being told, one after another.
+    telling: HashSet<u64>,
+}
+
+impl Default for Written {
+    fn default() -> Self {
+        let counts = (0..STRIPES).map(|_| AtomicU64::new(0)).collect();
+        Self { times: Mutex::default(), counts }
+    }
+}
 
 impl Written {
-    fn lock(&self) -> MutexGuard<'_, HashSet<u64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Times> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same before and after, and then under the lock: between them nothing was modified.
+    pub(super) fn count(&self, number: u64) -> u64 {
+        self.counts[number as usize % STRIPES].load(Ordering::SeqCst)
+    }
+
+    fn is_untold(&self, number: u64) -> bool {
+        let times = self.lock();
+        times.untold.contains(&number) || times.telling.contains(&number)
     }
 }
 
@@ -122,30 +152,44 @@ impl Tree {
         }
     }
 
-    /// Its time of modification will be told; until then it stays known.
+    /// Its time of modification will be told; until then it stays known. Under its lock.
     pub(super) fn was_modified(&self, number: u64) {
-        if self.written.lock().insert(number) {
+        self.written.counts[number as usize % STRIPES].fetch_add(1, Ordering::SeqCst);
+        if self.written.lock().untold.insert(number) {
             self.nodes.hold(number);
         }
     }
 
     /// Tells the times of what was modified since the last call.
     pub(in crate::driver::replica::capture) fn tell_times(&self) {
-        let written = mem::take(&mut *self.written.lock());
+        let written = {
+            let mut times = self.written.lock();
+            times.telling = mem::take(&mut times.untold);
+            times.telling.clone()
+        };
         for number in written {
             if !self.is_unnamed(number) {
-                self.tell_time(number);
+                let _lock = self.stripes.lock([number]);
+                if let Ok(object) = self.object(number) {
+                    self.tell_time(number, object.as_fd());
+                }
             }
+            self.written.lock().telling.remove(&number);
             self.nodes.forget(number, 1);
         }
     }
 
-    fn tell_time(&self, number: u64) {
-        let _lock = self.stripes.lock([number]);
+    /// What the other copy does not know yet. Under the lock of the object.
+    pub(super) fn tell_untold(&self, number: u64, object: BorrowedFd<'_>) {
+        if self.written.is_untold(number) {
+            self.tell_time(number, object);
+        }
+    }
+
+    fn tell_time(&self, number: u64, place: BorrowedFd<'_>) {
         let object = ObjectId(number);
         let make = |told: &mut Told<'_>| {
-            let stat = rustix::fs::fstat(self.object(number)?)?;
-            told.say(Operation::Meta { object, meta: shape::meta(&stat) });
+            told.say(Operation::Meta { object, meta: shape::meta(&rustix::fs::fstat(place)?) });
             Ok(())
         };
         self.change_contents(number, &[Touch::all(Region::meta(object))], make, Box::new(|_told| ()));
