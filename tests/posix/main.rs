@@ -5,6 +5,7 @@ mod identities;
 mod rows;
 mod steps;
 mod told;
+mod verified;
 mod world;
 
 use std::path::{Path, PathBuf};

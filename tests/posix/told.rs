@@ -49,7 +49,7 @@ impl Follower {
     }
 }
 
-fn objects_of(operation: &Operation) -> Vec<ObjectId> {
+pub(crate) fn objects_of(operation: &Operation) -> Vec<ObjectId> {
     match operation {
         Operation::Write { object, .. }
         | Operation::Truncate { object, .. }

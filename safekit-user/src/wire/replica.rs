@@ -12,7 +12,9 @@ pub mod opening;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::types::replica::{Acknowledge, DataGeneration, ObjectId, Position, Touch};
+use crate::types::replica::{
+    Acknowledge, DataGeneration, EXTENT_BYTES, ObjectId, Position, Touch, ZONE_BYTES,
+};
 
 /// Both nodes must speak the same.
 pub const VERSION: u32 = 1;
@@ -107,7 +109,7 @@ pub struct Time {
 }
 
 /// `mode` has the kind of object in its upper bits, as in stat(2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
     pub mode: u32,
     pub uid: u32,
@@ -218,7 +220,7 @@ pub enum Unit {
 impl Unit {
     pub fn bytes(self) -> u64 {
         match self {
-            Self::Zone => crate::types::replica::ZONE_BYTES,
+            Self::Zone => ZONE_BYTES,
             Self::Block => 4096,
         }
     }
@@ -254,6 +256,38 @@ pub enum Copied {
     PassEnded { number: u64, lost: Vec<ObjectId> },
 }
 
+/// Zones that one check covers: what is read while the object is locked.
+pub const CHECK_ZONES_MAX: usize = (EXTENT_BYTES / ZONE_BYTES) as usize;
+
+/// What the copy that leads has at this place of the stream; answered by `Checked`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    pub number: u64,
+    pub object: ObjectId,
+    /// Where it is now: a directory that is known, and a name there. None: the replicated directory itself.
+    pub place: Option<(ObjectId, Vec<u8>)>,
+    pub piece: Piece,
+}
+
+/// A part of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Piece {
+    /// Of a directory: over all names, sorted, and the numbers of what has them.
+    Names { digest: Digest },
+    /// Contents from `offset` on, zone by zone, of a file of `size`.
+    Contents { offset: u64, size: u64, digests: Vec<Digest> },
+    /// `others`: over a device's number, the target of a symbolic link, and attributes.
+    Facts { meta: Meta, others: Digest },
+}
+
+/// From the copy that follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    pub number: u64,
+    /// It has another piece there, or no such object.
+    pub differs: bool,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Frame {
     Message(Message),
@@ -272,6 +306,8 @@ pub enum Frame {
     },
     Copying(Copying),
     Copied(Copied),
+    Check(Check),
+    Checked(Checked),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -411,8 +447,25 @@ fn check(frame: &Frame, bulk: &[u8]) -> Result<(), Refused> {
         }
         Frame::Copying(Copying::Digests { digests, .. }) => few(digests.len()),
         Frame::Copying(Copying::Finish { attributes, .. }) => few(attributes.len()),
-        Frame::Copying(_) | Frame::Copied(_) => Ok(()),
+        Frame::Check(check) => check_of_a_check(check),
+        Frame::Copying(_) | Frame::Copied(_) | Frame::Checked(_) => Ok(()),
     }
+}
+
+/// Zones begin at multiples of their length, and are as many as the file has from there on, up to the bound.
+fn check_of_a_check(check: &Check) -> Result<(), Refused> {
+    if let Some((_, name)) = &check.place
+        && !is_name(name)
+    {
+        return Err(Refused::Name);
+    }
+    let Piece::Contents { offset, size, digests } = &check.piece else { return Ok(()) };
+    if digests.len() > CHECK_ZONES_MAX {
+        return Err(Refused::TooMany);
+    }
+    let zones = size.saturating_sub(*offset).div_ceil(ZONE_BYTES).min(CHECK_ZONES_MAX as u64);
+    let fits = offset.is_multiple_of(ZONE_BYTES) && digests.len() as u64 == zones;
+    if fits { Ok(()) } else { Err(Refused::Malformed) }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod pair;
 pub mod recorder;
 pub mod service;
 pub mod store;
+pub mod verify;
 pub mod watch;
 
 use std::os::fd::{BorrowedFd, OwnedFd};

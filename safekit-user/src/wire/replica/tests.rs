@@ -11,6 +11,12 @@ fn named(name: &[u8]) -> Frame {
     Frame::Place { object: ObjectId(7), parent: ObjectId::ROOT, name: name.to_vec() }
 }
 
+fn check(name: &[u8], offset: u64, size: u64, zones: usize) -> Frame {
+    let piece = Piece::Contents { offset, size, digests: vec![[7; 16]; zones] };
+    let place = Some((ObjectId::ROOT, name.to_vec()));
+    Frame::Check(Check { number: 5, object: ObjectId(7), place, piece })
+}
+
 fn wire(frames: &[(Frame, &[u8])]) -> Vec<u8> {
     let mut wire = Vec::new();
     for (frame, bulk) in frames {
@@ -28,8 +34,13 @@ fn first(wire: &[u8]) -> Result<Option<(Frame, Vec<u8>)>, Refused> {
 /// However the bytes are cut on their way, the same frames come out in their order.
 #[test]
 fn pieces_of_any_size_make_the_same_frames() {
-    let sent: [(Frame, &[u8]); 3] =
-        [(write(0), b"hello"), (Frame::Message(Message::Alive), b""), (named(b"a b\xff"), b"")];
+    let sent: [(Frame, &[u8]); 5] = [
+        (write(0), b"hello"),
+        (Frame::Message(Message::Alive), b""),
+        (named(b"a b\xff"), b""),
+        (check(b"a", ZONE_BYTES, 2 * ZONE_BYTES + 1, 2), b""),
+        (Frame::Checked(Checked { number: 5, differs: true }), b""),
+    ];
     let bytes = wire(&sent);
     for size in 1..=bytes.len() {
         let mut decoder = Decoder::default();
@@ -54,7 +65,7 @@ fn what_is_wrong_is_refused() {
     long[..4].copy_from_slice(&u32::MAX.to_le_bytes());
     let mut short = wire(&[(write(0), b"hello")]);
     short[..4].copy_from_slice(&3_u32.to_le_bytes());
-    let cases: [(&str, Vec<u8>, Refused); 9] = [
+    let cases: [(&str, Vec<u8>, Refused); 15] = [
         ("a changed byte", changed, Refused::Checksum),
         ("a huge length", long, Refused::TooLong(u32::MAX as usize)),
         ("a length below the prefix", short, Refused::Malformed),
@@ -64,6 +75,12 @@ fn what_is_wrong_is_refused() {
         ("no name", wire(&[(named(b""), b"")]), Refused::Name),
         ("a name of 256 bytes", wire(&[(named(&[b'x'; 256]), b"")]), Refused::Name),
         ("bulk where none belongs", wire(&[(named(b"a"), b"x")]), Refused::Malformed),
+        ("bulk of a check", wire(&[(check(b"a", 0, 1, 1), b"x")]), Refused::Malformed),
+        ("a check on the way up", wire(&[(check(b"..", 0, 1, 1), b"")]), Refused::Name),
+        ("a check of too many zones", wire(&[(check(b"a", 0, 1 << 30, 65), b"")]), Refused::TooMany),
+        ("a check of fewer than there are", wire(&[(check(b"a", 0, 1 << 30, 63), b"")]), Refused::Malformed),
+        ("a check beyond the end", wire(&[(check(b"a", 1 << 40, 1, 1), b"")]), Refused::Malformed),
+        ("a check within a zone", wire(&[(check(b"a", 1, ZONE_BYTES, 1), b"")]), Refused::Malformed),
     ];
     for (name, bytes, expected) in cases {
         assert_eq!(first(&bytes), Err(expected), "{name}");
@@ -77,6 +94,28 @@ fn a_huge_length_is_not_waited_for() {
     decoder.buffer().extend_from_slice(&u32::MAX.to_le_bytes());
     assert!(!decoder.is_empty());
     assert_eq!(decoder.take(), Err(Refused::TooLong(u32::MAX as usize)));
+}
+
+/// Random bytes hardly ever make a check: those of one are changed, a few at a time.
+#[test]
+fn a_changed_check_is_refused_or_complete() {
+    let mut random = fastrand::Rng::with_seed(6);
+    let whole = wire(&[(check(b"name", 1 << 22, 1 << 23, 64), b"")]);
+    let mut passed = 0;
+    for _ in 0..50_000 {
+        let mut bytes = whole.clone();
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(12..60);
+            bytes[at] = random.u8(..);
+        }
+        let checksum = crc32c::crc32c(&bytes[8..]);
+        bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
+        if let Ok(Some((frame, bulk))) = first(&bytes) {
+            passed += 1;
+            assert_eq!(first(&wire(&[(frame.clone(), &bulk)])), Ok(Some((frame, bulk))));
+        }
+    }
+    assert!(passed > 1000, "{passed}: digests may be any");
 }
 
 /// A frame of a later version, or garbage: refused, never a panic, whatever the bytes.

@@ -8,6 +8,7 @@ pub(super) mod files;
 mod flush;
 pub(super) mod known;
 pub(super) mod shape;
+mod verify;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};

@@ -18,7 +18,7 @@ use crate::wire::replica::{Attribute, Entry, Kind, Meta, Time};
 const LIST_BYTES_MAX: usize = 65_536;
 const VALUE_BYTES_MAX: usize = 65_536;
 /// Each node labels its own files: a label may be replaced, and not be removed.
-const LABEL: &[u8] = b"security.selinux";
+pub(in crate::driver::replica) const LABEL: &[u8] = b"security.selinux";
 const TYPE_BITS: u32 = 0o170_000;
 
 pub(in crate::driver::replica) fn same_type(one: u32, other: u32) -> bool {

@@ -33,6 +33,7 @@ use rustix::mount::UnmountFlags;
 use rustix::process::Resource;
 
 use super::identity::Numbering;
+use super::verify::{Checks, Verified};
 use super::watch::{Atlas, Nobody, Watch};
 use crate::wire::replica::Operation;
 
@@ -208,6 +209,12 @@ impl Captured {
     /// Times of what was modified and not told yet; for whoever has stopped all changes.
     pub fn last_times(&self) -> Vec<Operation> {
         self.tree.last_times()
+    }
+
+    /// Compares everything with the other copy, which is told by operations and `sink` alike; only while it leads. Runs
+    /// as long as that takes, in the thread of the caller.
+    pub fn verify(&self, sink: &dyn Checks) -> Verified {
+        self.tree.verify(sink)
     }
 
     /// The directory lies there as it is. Applications that still use it get errors from now on.

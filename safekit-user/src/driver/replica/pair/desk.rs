@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::copying::PassOrder;
 use super::figures::Figures;
 use super::shared::Parts;
+use super::verifying::Verification;
 use crate::driver::clock;
 use crate::driver::replica::copy::Work;
 use crate::driver::replica::link::Link;
@@ -95,6 +96,7 @@ pub(super) struct Desk {
     pub(super) ended: bool,
     /// The engine waits for what is left to be told.
     pub(super) last_words: bool,
+    pub(super) verification: Option<Verification>,
     failed: Option<String>,
     /// Of objects with recorded regions, and how many those are.
     traces: HashMap<ObjectId, (Option<Trace>, u32)>,
@@ -123,6 +125,7 @@ impl Desk {
             open: false,
             ended: false,
             last_words: false,
+            verification: None,
             failed: None,
             traces,
             clock_wakes: Instant(u64::MAX),
@@ -229,6 +232,10 @@ impl Desk {
         let acknowledge = self.engine.acknowledge();
         let mut position = first;
         for change in changes {
+            // A comparison counts on what was placed.
+            if self.verification.is_none() {
+                connection.bound_places();
+            }
             if let Err(unplaced) = connection.place_for(&change.operation, parts.atlas()) {
                 // Its operations cannot be told any more: a resynchronisation finds what has changed.
                 let why = format!("object {} has no name that is known here", unplaced.0);

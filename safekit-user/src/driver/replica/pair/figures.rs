@@ -160,7 +160,7 @@ impl Shared {
             sent_bytes: desk.figures.sent_bytes,
             received_bytes: desk.figures.received_bytes,
             resync,
-            verification: desk.figures.verification.clone(),
+            verification: desk.shown_verification(),
         };
         if let Some(connection) = &desk.connection {
             info.behind_bytes = connection.link.queued_bytes() as u64;

@@ -22,6 +22,7 @@ mod session;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod verifying;
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -181,7 +182,7 @@ impl Pair {
 
     /// Compares both copies while applications go on.
     pub fn verify(&self) {
-        // filled in with the verification
+        self.shared.verify(&self.captured);
     }
 
     /// In order: serves no longer, all is on the disks, then nothing is mounted.

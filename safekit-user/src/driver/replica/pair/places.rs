@@ -18,11 +18,14 @@ const DEPTH_MAX: usize = 65_536;
 pub(super) struct Unplaced(pub(super) u64);
 
 impl Connection {
-    pub(super) fn place_for(&mut self, operation: &Operation, atlas: &dyn Atlas) -> Result<(), Unplaced> {
+    pub(super) fn bound_places(&mut self) {
         if self.placed.len() > PLACED_MAX {
             self.link.queue(&Frame::ForgetPlaces, &[]);
             self.placed = HashSet::from([ObjectId::ROOT]);
         }
+    }
+
+    pub(super) fn place_for(&mut self, operation: &Operation, atlas: &dyn Atlas) -> Result<(), Unplaced> {
         let at = |parent: &ObjectId, name: &[u8]| Some(Place { parent: *parent, name: name.to_vec() });
         match operation {
             Operation::Write { object, .. }

@@ -13,7 +13,7 @@ use crate::driver::replica::copy::Target;
 use crate::driver::replica::link::{Incoming, Link, Port};
 use crate::engine::mirror::Input;
 use crate::types::replica::{ObjectId, Position};
-use crate::wire::replica::{Copied, Copying, Frame, Operation};
+use crate::wire::replica::{Check, Checked, Copied, Copying, Frame, Operation};
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// After a connection that did not last: what ended it may be there still.
@@ -108,7 +108,11 @@ impl Reader<'_> {
             Frame::Message(message) => self.step(Input::Message(message)),
             Frame::Operation { .. } => unreachable!("operations are taken where they are read"),
             Frame::Place { object, parent, name } => match self.files()? {
-                Taking::Follower(applier) => Ok(applier.place(object, parent, &name)?),
+                Taking::Follower(applier) => match applier.place(object, parent, &name) {
+                    // Whatever is done to it next ends the connection, or a comparison finds it.
+                    Ok(()) | Err(Fault::Unknown(_) | Fault::Differs { .. }) => Ok(()),
+                    Err(fault) => Err(fault.into()),
+                },
                 Taking::Target(target) => Ok(target.place(object, parent, &name)?),
                 Taking::Nothing => Err(Broken::Unexpected),
             },
@@ -120,6 +124,8 @@ impl Reader<'_> {
             }
             Frame::Copying(copying) => self.copy(copying, bulk),
             Frame::Copied(copied) => self.pass_on(copied),
+            Frame::Check(check) => self.check(&check),
+            Frame::Checked(checked) => self.checked(checked),
         }
     }
 
@@ -169,6 +175,23 @@ impl Reader<'_> {
             self.link.kick();
         }
         Ok(())
+    }
+
+    fn check(&mut self, check: &Check) -> Result<(), Broken> {
+        let Taking::Follower(applier) = self.files()? else { return Err(Broken::Unexpected) };
+        let differs = applier.check(check)?;
+        self.link.queue(&Frame::Checked(Checked { number: check.number, differs }), &[]);
+        self.link.kick();
+        Ok(())
+    }
+
+    fn checked(&self, checked: Checked) -> Result<(), Broken> {
+        let mut expected = false;
+        self.shared.work(|desk, after| {
+            expected = desk.is_connected_by(self.number) && desk.checked(checked);
+            after.woke = true;
+        });
+        if expected { Ok(()) } else { Err(Broken::Unexpected) }
     }
 
     /// To the copying thread, which asked for it.

@@ -325,3 +325,33 @@ fn what_was_changed_while_nobody_watched_is_found() {
     let resync = stage.info(0).resync.expect("there was one");
     assert!(!resync.everything, "{resync:?}");
 }
+
+#[test]
+fn a_comparison_finds_what_is_not_equal_and_mends_it() {
+    let Some(stage) = Stage::mirrored() else { return };
+    let top = stage.mount(0);
+    fs::create_dir(top.join("inner")).unwrap();
+    for number in 0..20 {
+        write_and_sync(&top.join(format!("inner/file{number}")), &[number; 200_000]);
+    }
+    stage.assert_same();
+    let verify = |differing| {
+        stage.pairs[0].as_ref().expect("it runs").verify();
+        stage.until("compared", |stage| stage.info(0).verification.is_some_and(|it| it.ended.is_some()));
+        let verification = stage.info(0).verification.expect("there was one");
+        assert!(verification.complete, "{verification:?}");
+        assert_eq!(verification.differing, differing, "{verification:?}");
+    };
+    verify(0);
+    // What no application can do: the copy of the other node, underneath.
+    let damaged = File::options().write(true).open(stage.below(1).join("inner/file7")).unwrap();
+    damaged.write_all_at(b"!", 150_000).unwrap();
+    fs::remove_file(stage.below(1).join("inner/file8")).unwrap();
+    drop(damaged);
+    stage.pairs[0].as_ref().expect("it runs").verify();
+    stage.until("found", |stage| {
+        stage.info(0).verification.is_some_and(|it| it.differing > 0 && it.ended.is_some())
+    });
+    stage.until_in_sync(0);
+    stage.assert_same();
+}

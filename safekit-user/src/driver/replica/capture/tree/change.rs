@@ -11,6 +11,7 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
@@ -94,12 +95,28 @@ impl<'a> Told<'a> {
 
 /// Objects that have another time of modification than was told. It is read a little later: to ask a file for its times
 /// makes the next change of it cost a record of its own below (Linux 6.13), and writes come in runs.
-#[derive(Debug, Default)]
-pub(super) struct Written(Mutex<HashSet<u64>>);
+#[derive(Debug)]
+pub(super) struct Written {
+    untold: Mutex<HashSet<u64>>,
+    /// How often something was modified, by the lock of its object.
+    counts: Box<[AtomicU64]>,
+}
+
+impl Default for Written {
+    fn default() -> Self {
+        let counts = (0..STRIPES).map(|_| AtomicU64::new(0)).collect();
+        Self { untold: Mutex::default(), counts }
+    }
+}
 
 impl Written {
     fn lock(&self) -> MutexGuard<'_, HashSet<u64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same before and after, and then under the lock: between them nothing was modified.
+    pub(super) fn count(&self, number: u64) -> u64 {
+        self.counts[number as usize % STRIPES].load(Ordering::SeqCst)
     }
 }
 
@@ -136,8 +153,9 @@ impl Tree {
         }
     }
 
-    /// Its time of modification will be told; until then it stays known.
+    /// Its time of modification will be told; until then it stays known. Under its lock.
     pub(super) fn was_modified(&self, number: u64) {
+        self.written.counts[number as usize % STRIPES].fetch_add(1, Ordering::SeqCst);
         if self.written.lock().insert(number) {
             self.nodes.hold(number);
         }
@@ -147,7 +165,8 @@ impl Tree {
     pub(in crate::driver::replica::capture) fn tell_times(&self) {
         let written: Vec<u64> = self.written.lock().iter().copied().collect();
         for number in written {
-            self.tell_time(number);
+            let _lock = self.stripes.lock([number]);
+            self.tell_untold(number);
         }
     }
 
@@ -171,9 +190,12 @@ impl Tree {
         Ok(Operation::Meta { object: ObjectId(number), meta: shape::meta(&stat) })
     }
 
-    /// It stays known as written until this may be told: a node that steps down tells it otherwise.
-    fn tell_time(&self, number: u64) {
-        let _lock = self.stripes.lock([number]);
+    /// What the other copy does not know yet. Under the lock of the object, which counts as written until this may be told:
+    /// a node that steps down meanwhile tells it otherwise.
+    pub(super) fn tell_untold(&self, number: u64) {
+        if !self.written.lock().contains(&number) {
+            return;
+        }
         let taken = Cell::new(false);
         let make = |told: &mut Told<'_>| {
             taken.set(self.written.lock().remove(&number));
@@ -182,12 +204,8 @@ impl Tree {
             }
             Ok(())
         };
-        self.change_contents(
-            number,
-            &[Touch::all(Region::meta(ObjectId(number)))],
-            make,
-            Box::new(|_told| ()),
-        );
+        let touches = [Touch::all(Region::meta(ObjectId(number)))];
+        self.change_contents(number, &touches, make, Box::new(|_told| ()));
         if taken.get() {
             self.nodes.forget(number, 1);
         }

@@ -4,6 +4,7 @@ mod change;
 mod contents;
 mod facts;
 mod names;
+mod verify;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
