@@ -52,15 +52,16 @@ fn stand_in() {
     let role = Arc::new(Mutex::new(MirrorRole::Wait));
     for stream in listener.incoming().flatten() {
         let role = Arc::clone(&role);
-        std::thread::spawn(move || serve(stream, &role, is_deaf));
+        std::thread::spawn(move || serve(&stream, &role, is_deaf));
     }
 }
 
-fn serve(stream: UnixStream, role: &Mutex<MirrorRole>, is_deaf: bool) {
+fn serve(stream: &UnixStream, role: &Mutex<MirrorRole>, is_deaf: bool) {
     let mut lines = BufReader::new(stream.try_clone().expect("a descriptor")).lines().map_while(Result::ok);
     let say = |reply: &ReplicaReply| {
         let line = serde_json::to_string(reply).expect("a reply is plain data") + "\n";
-        (&stream).write_all(line.as_bytes()).is_ok()
+        let mut stream = stream;
+        stream.write_all(line.as_bytes()).is_ok()
     };
     let Some(line) = lines.next() else { return };
     match serde_json::from_str(&line).expect("the keeper speaks the language") {
