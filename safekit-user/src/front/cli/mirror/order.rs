@@ -162,7 +162,9 @@ fn wait_for_verification(
             ));
             return Ok(Exit::Failed);
         }
-        progress.show(&so_far(&args.module, &new));
+        if new.iter().any(Option::is_some) {
+            progress.show(&so_far(&args.module, &new));
+        }
         std::thread::sleep(POLL);
     }
 }
