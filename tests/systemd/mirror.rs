@@ -90,8 +90,12 @@ fn story(machine: &Machine) -> Result<()> {
     lab::wait_until("another process is there", WITHIN, || process(machine).is_some_and(|it| it != first))?;
     let second = process(machine);
 
-    machine.run(&["systemctl", "kill", "-s", "KILL", "--kill-whom=all", "safekit"])?;
-    lab::wait_until("another daemon has found it", WITHIN, || process(machine) == second)?;
+    let daemon = machine.run(&["cat", "/run/safekit/daemon.pid"])?;
+    machine.run(&["kill", "-KILL", &daemon])?;
+    lab::wait_until("another daemon has found it", WITHIN, || {
+        let now = machine.output(&["cat", "/run/safekit/daemon.pid"]);
+        now != daemon && process(machine) == second
+    })?;
 
     machine.run(&["systemctl", "stop", "safekit"])?;
     assert_eq!(of_unit("ActiveState"), "inactive", "it ends with the service");

@@ -233,6 +233,35 @@ async fn a_mirror_is_started_ordered_found_again_and_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_was_started_with_another_configuration_is_named() {
+    let mut bench = Bench::new("");
+    let is_outdated = |life: &Life| {
+        let info = life.modules.board.infos().borrow()[0].clone();
+        info.causes.iter().any(|cause| cause.contains("configuration of before"))
+    };
+    let life = bench.live();
+    life.verb(Verb::Start).await;
+    life.until(Role::Wait, Status::NotReady).await;
+    assert!(!is_outdated(&life));
+    life.modules.hand_over().await;
+    drop(life);
+
+    bench.config = parse(&FILE.replace("/srv/db", "/srv/other"), "mirror.yaml").expect("a mirror");
+    let life = bench.live();
+    let first = life.until(Role::Wait, Status::NotReady).await.expect("a process");
+    assert!(is_outdated(&life), "{:?}", life.modules.board.infos().borrow());
+    life.verb(Verb::Stopstart).await;
+    let mut mirrors = life.modules.board.mirrors();
+    let another = |all: &Arc<Vec<crate::types::mirror::MirrorInfo>>| {
+        all[0].process.is_some_and(|pid| pid != first) && !all[0].copies.is_empty()
+    };
+    timeout(PATIENCE, mirrors.wait_for(another)).await.expect("in time").expect("a keeper");
+    assert!(!is_outdated(&life));
+    life.verb(Verb::Stop).await;
+    life.until(Role::Stop, Status::NotReady).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_dies_is_told_and_started_again() {
     let bench = Bench::new("");
     let mut life = bench.live();
