@@ -86,11 +86,16 @@ fn story(machine: &Machine) -> Result<()> {
     assert_eq!(mounts(&first.to_string())?, mounts("1")?, "it mounts for all");
     machine.run(&["test", "-e", "/var/lib/safekit/modules/db/replica.log"])?;
 
-    machine.run(&["systemctl", "kill", "-s", "KILL", "--kill-whom=all", "safekit"])?;
-    lab::wait_until("another daemon has found it", WITHIN, || process(machine) == Some(first))?;
-
     machine.run(&["systemctl", "kill", "-s", "KILL", "safekit.db..replica"])?;
     lab::wait_until("another process is there", WITHIN, || process(machine).is_some_and(|it| it != first))?;
+    let second = process(machine);
+
+    let daemon = machine.run(&["cat", "/run/safekit/daemon.pid"])?;
+    machine.run(&["kill", "-KILL", &daemon])?;
+    lab::wait_until("another daemon has found it", WITHIN, || {
+        let now = machine.output(&["cat", "/run/safekit/daemon.pid"]);
+        now != daemon && process(machine) == second
+    })?;
 
     machine.run(&["systemctl", "stop", "safekit"])?;
     assert_eq!(of_unit("ActiveState"), "inactive", "it ends with the service");

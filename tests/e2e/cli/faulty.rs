@@ -45,8 +45,7 @@ pub(crate) fn faulty_files() -> Vec<Fault> {
 }
 
 /// Below the good file.
-pub(crate) const MIRROR: &str = "\
-  - name: db
+pub(crate) const MIRROR: &str = "  - name: db
     kind: mirror
     nodes: [web1, web2]
     replicate:

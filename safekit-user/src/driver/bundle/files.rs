@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::super::scripts::log_dir;
+use super::super::scripts::{log_dir, module_dir};
 use super::ITEM_BYTES_MAX;
 use crate::types::bundle::Item;
 
@@ -25,6 +25,8 @@ const STATE: [(&str, &str); 9] = [
 /// The newest runs of each module's scripts: a record and its output each.
 const RUNS_MAX: usize = 60;
 const RUN_BYTES_MAX: usize = 256 << 10;
+/// What the process of a mirror has printed, and the one before it.
+const REPLICA: [&str; 2] = ["replica.log", "replica.log.1"];
 
 pub(super) fn state(state_dir: &Path, modules: &[String]) -> Vec<Item> {
     let mut items: Vec<Item> = STATE
@@ -32,6 +34,11 @@ pub(super) fn state(state_dir: &Path, modules: &[String]) -> Vec<Item> {
         .filter_map(|(file, path)| item(&state_dir.join(file), (*path).to_owned(), ITEM_BYTES_MAX))
         .collect();
     for module in modules {
+        let replica = |file: &&str| {
+            let path = module_dir(state_dir, module).join(file);
+            item(&path, format!("logs/{module}/{file}"), RUN_BYTES_MAX)
+        };
+        items.extend(REPLICA.iter().filter_map(replica));
         let dir = log_dir(state_dir, module);
         let names = newest(&dir);
         items.extend(

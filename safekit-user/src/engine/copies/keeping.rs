@@ -201,8 +201,8 @@ impl Keeping {
     pub fn state(&self) -> ModuleState {
         match self.phase {
             Phase::Stopped | Phase::Sweeping(_) => ModuleState::STOPPED,
-            Phase::Delayed(_) | Phase::Pausing(_) => ModuleState::new(Role::Wait, Status::NotReady),
-            Phase::Starting(_) | Phase::Stopping(_) | Phase::Killing(_) => {
+            Phase::Pausing(_) => ModuleState::new(Role::Wait, Status::NotReady),
+            Phase::Delayed(_) | Phase::Starting(_) | Phase::Stopping(_) | Phase::Killing(_) => {
                 ModuleState::new(Role::Wait, Status::Transient)
             }
             Phase::Kept => state(&self.copies),

@@ -116,7 +116,7 @@ pub fn next_step(module: &str, other: &str, copies: &[CopyInfo]) -> Option<Strin
     }
 }
 
-/// What somebody should look at. `since_ready`: started is not served, so a copy is missed only where it should be.
+/// What somebody should look at: copies that are not there although they should be, cannot serve, or lack something.
 pub fn warnings(module: &ModuleInfo, mirror: &MirrorInfo) -> Vec<Warning> {
     let name = &module.name;
     let is_wanted = module.state.role != Role::Stop && module.state.status != Status::Transient;

@@ -92,6 +92,7 @@ fn of_verification(
     if new.ended.is_some() && was_under_way {
         let (weight, how) = match (new.complete, new.differing) {
             (true, 0) => (Weight::Info, "both copies are equal".to_owned()),
+            (true, 1) => (Weight::Error, "1 object differed".to_owned()),
             (true, differing) => (Weight::Error, format!("{differing} objects differed")),
             (false, differing) => {
                 (Weight::Warning, format!("not to its end; {differing} objects differed so far"))

@@ -13,9 +13,9 @@ use crate::types::module::ModuleReport;
 use crate::types::{Command, ModuleInfo, Reply};
 
 impl Keeper {
-    pub(super) fn answer(&mut self, command: Command, by: String, answer: oneshot::Sender<Reply>) {
+    pub(super) fn answer(&mut self, command: &Command, by: String, answer: oneshot::Sender<Reply>) {
         let reply = match command {
-            Command::Module { verb, .. } => {
+            &Command::Module { verb, .. } => {
                 self.note(Level::Info, "verb", verb.word().to_owned(), Some(format!("asked by {by}")));
                 self.feed(Input::Verb { verb, by });
                 // What is shown from now on follows from it.
@@ -23,7 +23,7 @@ impl Keeper {
                 self.post();
                 Reply::Accepted { at: clock::now() }
             }
-            Command::Mirror { order, .. } => return self.order(order, &by, answer),
+            &Command::Mirror { order, .. } => return self.order(order, &by, answer),
             Command::Rules { .. } => Reply::Rules { rules: Vec::new() },
             Command::Logs { .. } | Command::LogPage { .. } => refused(
                 &format!("the mirror {} runs no scripts in this version", self.module.name),

@@ -255,7 +255,7 @@ impl Keeper {
 impl Keeper {
     fn take(&mut self, ask: Ask) {
         match ask {
-            Ask::Command { command, by, answer } => self.answer(command, by, answer),
+            Ask::Command { command, by, answer } => self.answer(&command, by, answer),
             Ask::Shutdown { by, down } => {
                 self.down.push(down);
                 self.feed(Input::Shutdown { by });

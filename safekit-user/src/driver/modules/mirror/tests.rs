@@ -52,15 +52,16 @@ fn stand_in() {
     let role = Arc::new(Mutex::new(MirrorRole::Wait));
     for stream in listener.incoming().flatten() {
         let role = Arc::clone(&role);
-        std::thread::spawn(move || serve(stream, &role, is_deaf));
+        std::thread::spawn(move || serve(&stream, &role, is_deaf));
     }
 }
 
-fn serve(stream: UnixStream, role: &Mutex<MirrorRole>, is_deaf: bool) {
+fn serve(stream: &UnixStream, role: &Mutex<MirrorRole>, is_deaf: bool) {
     let mut lines = BufReader::new(stream.try_clone().expect("a descriptor")).lines().map_while(Result::ok);
     let say = |reply: &ReplicaReply| {
         let line = serde_json::to_string(reply).expect("a reply is plain data") + "\n";
-        (&stream).write_all(line.as_bytes()).is_ok()
+        let mut stream = stream;
+        stream.write_all(line.as_bytes()).is_ok()
     };
     let Some(line) = lines.next() else { return };
     match serde_json::from_str(&line).expect("the keeper speaks the language") {
@@ -229,6 +230,35 @@ async fn a_mirror_is_started_ordered_found_again_and_stopped() {
     life.modules.shut_down("the daemon is stopped").await;
     assert_eq!(life.until(Role::Stop, Status::NotReady).await, None);
     assert!(UnixStream::connect(bench.dir.path().join("replica-db.sock")).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_was_started_with_another_configuration_is_named() {
+    let mut bench = Bench::new("");
+    let is_outdated = |life: &Life| {
+        let info = life.modules.board.infos().borrow()[0].clone();
+        info.causes.iter().any(|cause| cause.contains("configuration of before"))
+    };
+    let life = bench.live();
+    life.verb(Verb::Start).await;
+    life.until(Role::Wait, Status::NotReady).await;
+    assert!(!is_outdated(&life));
+    life.modules.hand_over().await;
+    drop(life);
+
+    bench.config = parse(&FILE.replace("/srv/db", "/srv/other"), "mirror.yaml").expect("a mirror");
+    let life = bench.live();
+    let first = life.until(Role::Wait, Status::NotReady).await.expect("a process");
+    assert!(is_outdated(&life), "{:?}", life.modules.board.infos().borrow());
+    life.verb(Verb::Stopstart).await;
+    let mut mirrors = life.modules.board.mirrors();
+    let another = |all: &Arc<Vec<crate::types::mirror::MirrorInfo>>| {
+        all[0].process.is_some_and(|pid| pid != first) && !all[0].copies.is_empty()
+    };
+    timeout(PATIENCE, mirrors.wait_for(another)).await.expect("in time").expect("a keeper");
+    assert!(!is_outdated(&life));
+    life.verb(Verb::Stop).await;
+    life.until(Role::Stop, Status::NotReady).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -88,14 +88,17 @@ fn wait(
     loop {
         let Reply::Status { snapshot } = client.ask(&Command::Status)? else { return Err(Error::Unexpected) };
         if let Some((module, mirror)) = of(&snapshot, name).filter(|_| snapshot.taken > accepted) {
-            if last.replace(module.state) != Some(module.state) {
+            let is_reached = !mirror.copies.is_empty() && mirror.copies.iter().all(&reached);
+            // Before, it may still be what was so before the order.
+            let is_reported = snapshot.taken > accepted + REPORTED;
+            if (is_reached || is_reported) && last.replace(module.state) != Some(module.state) {
                 out(&line(module));
             }
-            if !mirror.copies.is_empty() && mirror.copies.iter().all(&reached) {
+            if is_reached {
                 return Ok(Exit::Done);
             }
             let refusal = mirror.copies.iter().find_map(|copy| Some((copy, refuses(copy)?)));
-            if let Some((copy, why)) = refusal.filter(|_| snapshot.taken > accepted + REPORTED) {
+            if let Some((copy, why)) = refusal.filter(|_| is_reported) {
                 let step =
                     module.next_step.clone().unwrap_or_else(|| format!("`safekit mirror status {name}`"));
                 return Ok(refused(&format!("{} cannot serve: {why}", copy.directory), &step));
@@ -162,7 +165,9 @@ fn wait_for_verification(
             ));
             return Ok(Exit::Failed);
         }
-        progress.show(&so_far(&args.module, &new));
+        if new.iter().any(Option::is_some) {
+            progress.show(&so_far(&args.module, &new));
+        }
         std::thread::sleep(POLL);
     }
 }
