@@ -167,7 +167,10 @@ impl Rounds {
     fn note(&mut self, subject: Subject, case: Option<Case>, error: &anyhow::Error) {
         let why = format!("{error:#}");
         let what = case.map_or("it", Case::name);
-        eprintln!("warning: {}: {what}: {why}", subject.name());
+        // One reason may keep many from being measured: it is said once.
+        if self.failures.iter().all(|failure| failure.why != why) {
+            eprintln!("warning: {}: {what}: {why}", subject.name());
+        }
         let same =
             |failure: &Failure| failure.subject == subject && failure.case == case && failure.why == why;
         if !self.failures.iter().any(same) {
@@ -224,7 +227,7 @@ fn storage(life: &Life<'_>, amount: &Amount, keep: &mut Keep<'_>) -> Result<()> 
     keep(Case::SequentialWrite, mebibytes(life, "write", &write))?;
     keep(
         Case::SequentialRead,
-        life.forget(BIG).and_then(|()| {
+        life.forget(BIG, u64::from(amount.big_mib) << 20).and_then(|()| {
             let read = [&whole[..], &["--rw=read".to_owned(), "--invalidate=1".to_owned()]].concat();
             mebibytes(life, "read", &read)
         }),

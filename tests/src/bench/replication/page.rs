@@ -81,8 +81,11 @@ fn transports(report: &Report) -> String {
 }
 
 fn resync(report: &Report) -> String {
-    let mut text = "### Resynchronisation\n\n| | safekit | rival |\n|---|---:|---:|\n".to_owned();
     let resync = &report.resync;
+    if resync.copying.is_none() && resync.change.is_none() && resync.comparing.is_none() {
+        return String::new();
+    }
+    let mut text = "### Resynchronisation\n\n| | safekit | rival |\n|---|---:|---:|\n".to_owned();
     text.push_str(&resync.copying.map(copying).unwrap_or_default());
     text.push_str(&resync.change.map(change).unwrap_or_default());
     text.push_str(&resync.comparing.map(comparing).unwrap_or_default());
@@ -125,16 +128,26 @@ fn comparing(it: Comparing) -> String {
     )
 }
 
-/// What a reader would look for in vain.
+/// What a reader would look for in vain, each reason once.
 fn failures(report: &Report) -> String {
     let of_cases = report.failures.iter().map(|failure| {
-        let case = failure.case.map_or(String::new(), |case| format!(", {}", case.name()));
-        format!("{}{case}: {}", failure.subject.name(), failure.why)
+        let case = failure.case.map_or(String::new(), |case| format!(": {}", case.name()));
+        (format!("{}{case}", failure.subject.name()), failure.why.as_str())
     });
-    let of_resync = report.resync.failures.iter().map(|why| format!("resynchronisation, {why}"));
-    let lines: Vec<String> = of_cases.chain(of_resync).map(|line| line.replace('\n', " ")).collect();
-    if lines.is_empty() {
+    let of_resync =
+        report.resync.failures.iter().map(|failure| (failure.part.to_owned(), failure.why.as_str()));
+    let mut reasons: Vec<(Vec<String>, &str)> = Vec::new();
+    for (what, why) in of_cases.chain(of_resync) {
+        match reasons.iter_mut().find(|(_, known)| *known == why) {
+            Some((whats, _)) => whats.push(what),
+            None => reasons.push((vec![what], why)),
+        }
+    }
+    if reasons.is_empty() {
         return String::new();
     }
+    let one_line = |why: &str| why.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines: Vec<String> =
+        reasons.iter().map(|(whats, why)| format!("{}: {}", whats.join("; "), one_line(why))).collect();
     format!("\n### Not measured\n\n- {}\n", lines.join("\n- "))
 }

@@ -30,7 +30,13 @@ pub struct Resync {
     pub change: Option<Change>,
     pub comparing: Option<Comparing>,
     /// What could not be measured of ours, and why.
-    pub failures: Vec<String>,
+    pub failures: Vec<Failure>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Failure {
+    pub part: &'static str,
+    pub why: String,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -78,28 +84,33 @@ const RSYNC_PORT: u16 = 8730;
 const PIECES: u64 = 16;
 
 /// What fails of ours is noted; an error ends the benchmark.
-pub fn measure(lab: &Lab, amount: &Amount) -> Result<Resync> {
-    let mut resync = Resync::default();
-    let parts: [(&str, Part); 3] = [("copying", copying), ("a change", change), ("comparing", comparing)];
+pub fn measure(lab: &Lab, amount: &Amount, resync: &mut Resync) -> Result<()> {
+    let parts: [(&'static str, Part); 3] = [
+        ("resynchronisation: copying", copying),
+        ("resynchronisation: a change", change),
+        ("resynchronisation: comparing", comparing),
+    ];
     for (name, part) in parts {
         let start = clock::now();
-        let outcome = part(lab, amount, &mut resync);
+        let outcome = part(lab, amount, resync);
         lab.end_all();
         lab.go_on()?;
         if let Err(error) = outcome {
-            note(&mut resync, name, &error);
+            resync.note(name, &error);
         }
-        eprintln!("==> resynchronisation: {name} ({:.0} s)", clock::now().since(start).as_secs_f64());
+        eprintln!("==> {name} ({:.0} s)", clock::now().since(start).as_secs_f64());
     }
-    Ok(resync)
+    Ok(())
 }
 
 type Part = fn(&Lab, &Amount, &mut Resync) -> Result<()>;
 
-fn note(resync: &mut Resync, part: &str, error: &anyhow::Error) {
-    let why = format!("{part}: {error:#}");
-    eprintln!("warning: {why}");
-    resync.failures.push(why);
+impl Resync {
+    pub fn note(&mut self, part: &'static str, error: &anyhow::Error) {
+        let why = format!("{error:#}");
+        eprintln!("warning: {part}: {why}");
+        self.failures.push(Failure { part, why });
+    }
 }
 
 /// Directories of both nodes, and a place for plain copies. They go with the value.

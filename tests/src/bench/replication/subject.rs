@@ -49,7 +49,9 @@ impl Subject {
     }
 }
 
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Where the other node may have what was acknowledged in memory only.
+const ARRIVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One that is up. Everything of it ends with the value.
 pub struct Life<'lab> {
@@ -103,9 +105,11 @@ impl<'lab> Life<'lab> {
     }
 
     /// The next reader of a file finds none of it in memory: not in the directory's own page cache either.
-    pub fn forget(&self, name: &str) -> Result<()> {
+    pub fn forget(&self, name: &str, length: u64) -> Result<()> {
         for directory in &self.directories {
             let path = directory.join(name);
+            let arrived = || Ok(path.metadata().is_ok_and(|it| it.len() == length));
+            self.lab.wait_until("a file on both nodes", ARRIVE_TIMEOUT, arrived)?;
             let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
             file.sync_all()?;
             rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
