@@ -128,7 +128,6 @@ fn comparing(it: Comparing) -> String {
     )
 }
 
-/// What a reader would look for in vain, each reason once.
 fn failures(report: &Report) -> String {
     let of_cases = report.failures.iter().map(|failure| {
         let case = failure.case.map_or(String::new(), |case| format!(": {}", case.name()));
@@ -136,8 +135,13 @@ fn failures(report: &Report) -> String {
     });
     let of_resync =
         report.resync.failures.iter().map(|failure| (failure.part.to_owned(), failure.why.as_str()));
+    not_measured(of_cases.chain(of_resync))
+}
+
+/// What a reader would look for in vain, each reason once.
+fn not_measured<'a>(failures: impl Iterator<Item = (String, &'a str)>) -> String {
     let mut reasons: Vec<(Vec<String>, &str)> = Vec::new();
-    for (what, why) in of_cases.chain(of_resync) {
+    for (what, why) in failures {
         match reasons.iter_mut().find(|(_, known)| *known == why) {
             Some((whats, _)) => whats.push(what),
             None => reasons.push((vec![what], why)),
@@ -150,4 +154,17 @@ fn failures(report: &Report) -> String {
     let lines: Vec<String> =
         reasons.iter().map(|(whats, why)| format!("{}: {}", whats.join("; "), one_line(why))).collect();
     format!("\n### Not measured\n\n- {}\n", lines.join("\n- "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::not_measured;
+
+    #[test]
+    fn a_reason_is_said_once_and_on_one_line() {
+        let failures = [("one", "no\n  mirror"), ("two", "late"), ("three", "no\n  mirror")];
+        let said = not_measured(failures.into_iter().map(|(what, why)| (what.to_owned(), why)));
+        assert_eq!(said, "\n### Not measured\n\n- one; three: no mirror\n- two: late\n");
+        assert_eq!(not_measured(std::iter::empty()), "");
+    }
 }
