@@ -135,7 +135,7 @@ impl Rounds {
             // What failed because all shall end is no finding.
             lab.go_on()?;
             if let Err(error) = outcome {
-                self.note(subject, None, &error);
+                self.note(lab, subject, None, &error);
             }
             let seconds = clock::now().since(start).as_secs_f64();
             eprintln!("==> round {}: {} ({seconds:.0} s)", self.samples.len(), subject.name());
@@ -159,13 +159,13 @@ impl Rounds {
                 let round = self.samples.last_mut().expect("a round begins before its samples come");
                 round[index][case as usize] = Some(sample);
             }
-            Err(error) => self.note(self.subjects[index], Some(case), &error),
+            Err(error) => self.note(lab, self.subjects[index], Some(case), &error),
         }
         Ok(())
     }
 
-    fn note(&mut self, subject: Subject, case: Option<Case>, error: &anyhow::Error) {
-        let why = format!("{error:#}");
+    fn note(&mut self, lab: &Lab, subject: Subject, case: Option<Case>, error: &anyhow::Error) {
+        let why = lab.words(error);
         let what = case.map_or("it", Case::name);
         // One reason may keep many from being measured: it is said once.
         if self.failures.iter().all(|failure| failure.why != why) {

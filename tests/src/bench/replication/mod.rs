@@ -121,7 +121,7 @@ pub fn measure(
         interleaved(&lab, &amount, &mut rounds).and_then(|()| resync::measure(&lab, &amount, &mut resync));
     if let Err(error) = done {
         interrupt.check()?;
-        resync.note("what was left", &error);
+        resync.note(&lab, "what was left", &error);
     }
     Ok(Report::of(amount, directory, &rounds, resync))
 }

@@ -106,7 +106,7 @@ fn copying(it: Copying) -> String {
 fn change(it: Change) -> String {
     format!(
         "| {:.0} MiB changed of {:.0} MiB: on the wire | {:.2} MiB, {:.2} of them by the link | |\n\
-         | … time, and from the start of the daemon on | {:.2} s, {:.1} s | |\n",
+         | … time, and from the start of the module on | {:.2} s, {:.1} s | |\n",
         mebibytes(it.changed_bytes),
         mebibytes(it.file_bytes),
         mebibytes(it.wire_bytes),
