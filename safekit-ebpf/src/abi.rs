@@ -11,7 +11,7 @@
 //! TABLES    group * 2 + slot        65,536 buckets of two bits: [u64; 2048]
 //! LEASE     0         -> Lease      until when this node may accept
 //! COUNTERS  scope     -> [u64; 32]  per CPU, by Reason; scope 0 = no VIP, then VIPs, then rules
-//! FRAGMENTS FragmentKey -> ns       datagrams whose first fragment passed, until when (boot clock); LRU
+//! FRAGMENTS FragmentKey -> FragmentNote   datagrams whose first fragment passed, or was sent on; LRU
 //!
 //! for rules with `evidence: flows` only (see `flows.rs`):
 //! FLOWS     FlowKey -> FlowRecord   flows that this node accepted, from their second packet on; LRU
@@ -23,7 +23,7 @@
 //! ```
 
 /// Changes with every change of a shape in this file or of what a counter means.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 pub const PROGRAM: &str = "safekit_farm";
 /// Reads both clocks in one go, so that the driver can state a lease in ticks.
@@ -234,6 +234,26 @@ pub struct FragmentKey {
     pub vip: u16,
     pub protocol: u8,
     pub pad: u8,
+}
+
+impl FragmentKey {
+    /// Of no datagram.
+    pub const NONE: Self = Self { source: Address::UNSPECIFIED, id: 0, vip: 0, protocol: 0, pad: 0 };
+}
+
+/// What became of a datagram's first fragment: the others follow it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FragmentNote {
+    /// On the boot clock.
+    pub until_ns: u64,
+    /// Where it was sent, as [`Trail`](crate::forward::Trail) has it; 0: it passed here.
+    pub trail: u64,
+}
+
+impl FragmentNote {
+    /// Of a datagram that is not known: it is over.
+    pub const NONE: Self = Self { until_ns: 0, trail: 0 };
 }
 
 /// A client's flow.

@@ -7,11 +7,14 @@
 //! ```
 //!
 //! A bucket on the move has an owner that takes what is new, and holders: the nodes whose heartbeats say that they have
-//! live connections there. Each node passes a frame that it has no socket for to the next holder round the ring of
+//! live connections there. Each node passes a frame that it has no socket (or note of the flow) for to the next holder round the ring of
 //! nodes, beginning behind the owner; whose connection it is will keep it.
 //!
 //! The source of a frame sent on is its hop mark, `02:48`, two bytes of the cluster, the hop, the node. It rises with
 //! each hop, so nothing circles; it belongs to the node, so a switch learns nothing wrong from it.
+//!
+//! A fragment that is not the first of its datagram names no port, hence no bucket. Each node that sent the first one on
+//! has noted where it went and with which hop, and sends the others after it.
 //!
 //! ```text
 //! ROADS        entry         -> [Road; 65,536]   two entries for each group with directed delivery
@@ -21,6 +24,7 @@
 //! ```
 
 use crate::flow::Bucket;
+use crate::guard;
 use crate::packet::{Ethernet, Frame, FrameMut};
 use crate::verdict::{BucketState, Reason};
 
@@ -79,6 +83,47 @@ pub trait Roads {
     fn road(&self, asked: &Asked) -> Road;
     fn peer_mac(&self, vip: u16, node: u8) -> Option<[u8; 6]>;
     fn mark(&self) -> [u8; 6];
+    /// Where the first fragment went; [`Trail::NONE`] where the frame follows none.
+    fn followed(&self) -> Trail;
+    /// Where the frame goes: noted for the other fragments, if it is the first of several.
+    fn leave_trail(&self, trail: Trail);
+}
+
+/// The way of a frame that was sent on: to a holder (highest bit) · zero · hop u8 · MAC. One word, because it lies in a
+/// map, and because the verifier minds parts of a value that are not defined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trail(pub u64);
+
+impl Trail {
+    pub const NONE: Self = Self(0);
+    const TO_HOLDER: u64 = 1 << 63;
+
+    #[inline(always)]
+    fn to_owner(mac: [u8; 6], hop: u8) -> Self {
+        Self(guard::key(mac) | u64::from(hop) << 48)
+    }
+
+    #[inline(always)]
+    fn to_holder(mac: [u8; 6], hop: u8) -> Self {
+        Self(Self::to_owner(mac, hop).0 | Self::TO_HOLDER)
+    }
+
+    #[inline(always)]
+    fn hop(self) -> u8 {
+        (self.0 >> 48) as u8
+    }
+
+    #[inline(always)]
+    fn reason(self) -> Reason {
+        if self.0 & Self::TO_HOLDER == 0 { Reason::ToOwner } else { Reason::ToHolder }
+    }
+
+    #[inline(always)]
+    fn forward(self, mark: [u8; 6]) -> Forward {
+        let [_, hop, a, b, c, d, e, f] = self.0.to_be_bytes();
+        let from = [mark[0], mark[1], mark[2], mark[3], hop, mark[5]];
+        Forward { to: [a, b, c, d, e, f], from, hop }
+    }
 }
 
 /// What becomes of a frame instead of its verdict.
@@ -119,21 +164,37 @@ pub fn detour(frame: &impl Frame, roads: &impl Roads, reason: Reason, passes: bo
         // A switch that has not learnt yet sends it everywhere; whom it names takes it.
         return passes.then_some(Detour::Drop(Reason::NotAddressed));
     }
-    let asked = roads.asked()?;
     let mark = roads.mark();
     let hop = hop_of(ethernet.source, mark);
+    let followed = roads.followed();
+    // The first fragment came with a smaller hop than it left with. One that did not is of another datagram, or forged:
+    // without this, two nodes whose notes name each other would send it to and fro.
+    let trail = match followed {
+        Trail::NONE => by_bucket(roads, vip.index, reason, hop, mark[5])?,
+        trail if hop < trail.hop() => trail,
+        Trail(_) => return None,
+    };
+    roads.leave_trail(trail);
+    Some(Detour::Forward(trail.reason(), trail.forward(mark)))
+}
+
+#[inline(always)]
+fn by_bucket(roads: &impl Roads, vip: u16, reason: Reason, hop: u8, me: u8) -> Option<Trail> {
+    let asked = roads.asked()?;
     let next = next(reason, asked.state, hop)?;
     let road = roads.road(&asked);
-    let (node, reason, hop) = match next {
-        Next::Owner => (road.owner, Reason::ToOwner, hop + 1),
-        Next::Holder => (road.holder, Reason::ToHolder, if hop == 0 { 2 } else { hop + 1 }),
+    let node = match next {
+        Next::Owner => road.owner,
+        Next::Holder => road.holder,
     };
-    if node == mark[5] {
+    if node == me {
         return None;
     }
-    let to = roads.peer_mac(vip.index, node)?;
-    let from = [mark[0], mark[1], mark[2], mark[3], hop, mark[5]];
-    Some(Detour::Forward(reason, Forward { to, from, hop }))
+    let mac = roads.peer_mac(vip, node)?;
+    Some(match next {
+        Next::Owner => Trail::to_owner(mac, hop + 1),
+        Next::Holder => Trail::to_holder(mac, if hop == 0 { 2 } else { hop + 1 }),
+    })
 }
 
 /// 0: not from a node of this cluster.
@@ -150,8 +211,8 @@ fn next(reason: Reason, state: BucketState, hop: u8) -> Option<Next> {
     let moving = matches!(state, BucketState::Lost | BucketState::Gained);
     match reason {
         Reason::Foreign | Reason::LostNew if hop < 2 => Some(Next::Owner),
-        Reason::NoSocket if not_mine && hop == 0 => Some(Next::Owner),
-        Reason::NoSocket if moving && hop < HOPS_MAX => Some(Next::Holder),
+        Reason::NoSocket | Reason::NoFlow if not_mine && hop == 0 => Some(Next::Owner),
+        Reason::NoSocket | Reason::NoFlow if moving && hop < HOPS_MAX => Some(Next::Holder),
         _ => None,
     }
 }
@@ -168,12 +229,15 @@ mod tests {
         assert!(owner(Reason::Foreign, Foreign, 0) && owner(Reason::Foreign, Foreign, 1));
         assert!(owner(Reason::LostNew, Lost, 0) && owner(Reason::NoSocket, Lost, 0));
         assert!(holder(Reason::NoSocket, Gained, 0) && holder(Reason::NoSocket, Gained, 1));
+        assert!(owner(Reason::NoFlow, Lost, 0) && holder(Reason::NoFlow, Gained, 1));
         assert!(holder(Reason::NoSocket, Lost, 1) && holder(Reason::NoSocket, Lost, HOPS_MAX - 1));
         for (reason, state, hop) in [
             (Reason::Foreign, Foreign, 2),
             (Reason::LostNew, Lost, 2),
             (Reason::NoSocket, Lost, HOPS_MAX),
             (Reason::NoSocket, Mine, 0),
+            (Reason::NoFlow, Mine, 0),
+            (Reason::NoFlow, Lost, HOPS_MAX),
             (Reason::Lease, Mine, 0),
             (Reason::Mine, Mine, 0),
             (Reason::NoRule, Foreign, 0),

@@ -15,13 +15,13 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use safekit_ebpf::abi::{Address, FlowKey, FlowRecord, FragmentKey, Limits, Rule, Vip};
+use safekit_ebpf::abi::{Address, FlowKey, FlowRecord, FragmentKey, FragmentNote, Limits, Rule, Vip};
 use safekit_ebpf::flow::{Bucket, HashKey};
-use safekit_ebpf::forward::{About, Asked, Detour, Road, Roads, detour};
+use safekit_ebpf::forward::{About, Asked, Detour, Road, Roads, Trail, detour};
 use safekit_ebpf::guard;
 use safekit_ebpf::packet::{Ethernet, Frame, FrameMut, Ip, OFFSET_MAX, Plain, Protocol, Version};
 use safekit_ebpf::probe::Probe;
-use safekit_ebpf::verdict::{BucketState, Evidence, Flow, Verdict, World, apply, decide};
+use safekit_ebpf::verdict::{BucketState, Evidence, Flow, Verdict, World, apply, decide, note_of};
 
 #[xdp]
 pub(crate) fn safekit_farm(context: XdpContext) -> u32 {
@@ -29,7 +29,7 @@ pub(crate) fn safekit_farm(context: XdpContext) -> u32 {
     if let Some(ethernet) = frame.read::<Ethernet>(0) {
         egress::note_heard(ethernet.source);
     }
-    let kernel = Kernel { context: &context, asked: Cell::new(0), about: Cell::new(0) };
+    let kernel = Kernel::of(&context);
     let decision = decide(&frame, &kernel);
     let passes = matches!(decision.verdict, Verdict::Ours);
     if let Some(detour) = detour(&frame, &kernel, decision.reason, passes) {
@@ -167,6 +167,25 @@ struct Kernel<'a> {
     /// would keep parts of an absent value uninitialised, which the verifier refuses.
     asked: Cell<u64>,
     about: Cell<u64>,
+    /// [`Trail`] of the first fragment, where the frame is a later one of a datagram that was sent on.
+    followed: Cell<u64>,
+    /// Where the frame is a first fragment that does not pass: of which datagram.
+    is_first: Cell<u64>,
+    first: Cell<FragmentKey>,
+}
+
+impl<'a> Kernel<'a> {
+    #[inline(always)]
+    fn of(context: &'a XdpContext) -> Self {
+        Self {
+            context,
+            asked: Cell::new(0),
+            about: Cell::new(0),
+            followed: Cell::new(0),
+            is_first: Cell::new(0),
+            first: Cell::new(FragmentKey::NONE),
+        }
+    }
 }
 
 impl World for Kernel<'_> {
@@ -270,18 +289,25 @@ impl World for Kernel<'_> {
     }
 
     #[inline(always)]
-    fn fragments_follow(&self, key: &FragmentKey) -> Option<u64> {
-        maps::fragments_follow(key)
+    fn first_fragment(&self, key: &FragmentKey) -> FragmentNote {
+        maps::first_fragment(key)
     }
 
     #[inline(always)]
-    fn remember_fragments(&self, key: &FragmentKey, until: u64) {
-        maps::remember_fragments(key, until);
+    fn remember_fragments(&self, key: &FragmentKey, note: &FragmentNote) {
+        maps::remember_fragments(key, note);
     }
 
     #[inline(always)]
     fn forget_fragments(&self, key: &FragmentKey) {
         maps::forget_fragments(key);
+        self.first.set(*key);
+        self.is_first.set(1);
+    }
+
+    #[inline(always)]
+    fn follow_trail(&self, trail: Trail) {
+        self.followed.set(trail.0);
     }
 
     #[inline(always)]
@@ -349,6 +375,18 @@ impl Roads for Kernel<'_> {
     #[inline(always)]
     fn mark(&self) -> [u8; 6] {
         roads::mark()
+    }
+
+    #[inline(always)]
+    fn followed(&self) -> Trail {
+        Trail(self.followed.get())
+    }
+
+    #[inline(always)]
+    fn leave_trail(&self, trail: Trail) {
+        if self.is_first.get() != 0 {
+            maps::remember_fragments(&self.first.get(), &note_of(trail, self));
+        }
     }
 }
 

@@ -5,8 +5,9 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, ProgramArray};
 use safekit_ebpf::abi::{
     self, AUDIT_CELLS, Address, AuditRow, AwayPage, CounterRow, FLOWS_MAX, FRAGMENTS_MAX, FlowKey,
-    FlowRecord, FragmentKey, GROUPS_MAX, Lease, Limits, NEWCOMERS_MAX, PAGE, PROBE_SENDERS, PROBE_VIPS,
-    PortRow, ProbeRow, REASON_SLOTS, RULES_MAX, Rule, SCOPES, SightPage, TABLE_WORDS, Table, VIP_SLOTS, Vip,
+    FlowRecord, FragmentKey, FragmentNote, GROUPS_MAX, Lease, Limits, NEWCOMERS_MAX, PAGE, PROBE_SENDERS,
+    PROBE_VIPS, PortRow, ProbeRow, REASON_SLOTS, RULES_MAX, Rule, SCOPES, SightPage, TABLE_WORDS, Table,
+    VIP_SLOTS, Vip,
 };
 use safekit_ebpf::flow::{Bucket, HashKey};
 use safekit_ebpf::probe::Probe;
@@ -41,7 +42,8 @@ static LEASE: Array<Lease> = Array::with_max_entries(1, 0);
 #[map]
 static COUNTERS: PerCpuArray<CounterRow> = PerCpuArray::with_max_entries(SCOPES as u32, 0);
 #[map]
-static FRAGMENTS: LruHashMap<FragmentKey, u64> = LruHashMap::with_max_entries(FRAGMENTS_MAX as u32, 0);
+static FRAGMENTS: LruHashMap<FragmentKey, FragmentNote> =
+    LruHashMap::with_max_entries(FRAGMENTS_MAX as u32, 0);
 // Smaller where no rule asks for flows: see the driver.
 #[map]
 static FLOWS: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(FLOWS_MAX as u32, 0);
@@ -104,15 +106,15 @@ pub(crate) fn limits() -> Limits {
 }
 
 #[inline(always)]
-pub(crate) fn fragments_follow(key: &FragmentKey) -> Option<u64> {
-    // SAFETY: an entry that is replaced meanwhile shows one of its two values: both are words that were written whole.
-    unsafe { FRAGMENTS.get(key) }.copied()
+pub(crate) fn first_fragment(key: &FragmentKey) -> FragmentNote {
+    // SAFETY: of a note that is replaced meanwhile, each half is right at one of the two times.
+    unsafe { FRAGMENTS.get(key) }.copied().unwrap_or(FragmentNote::NONE)
 }
 
 /// No room (an LRU finds some) or a race for it: the other fragments are then dropped, and counted.
 #[inline(always)]
-pub(crate) fn remember_fragments(key: &FragmentKey, until: u64) {
-    let _dropped = FRAGMENTS.insert(key, until, 0);
+pub(crate) fn remember_fragments(key: &FragmentKey, note: &FragmentNote) {
+    let _dropped = FRAGMENTS.insert(key, note, 0);
 }
 
 #[inline(always)]

@@ -8,18 +8,19 @@
 //! | lost (transitional)    | drop                | the same test                                 | drop           |
 //!
 //! An error of ICMP is judged as a packet of the flow that it quotes, and no SYN. Of a datagram in fragments the first is
-//! judged; the others follow it while it is remembered, and only what passes is. Rules with `evidence: flows` are judged
+//! judged; the others follow it while it is remembered, and only what passes or is sent on is. Rules with `evidence: flows` are judged
 //! in `flows.rs`.
 //!
 //! Past the lease, mine and gained count as lost: a controller that stalls keeps its connections and takes no new one.
 
 use crate::abi::{
-    Address, Balance, EvidenceBy, FlowKey, FlowRecord, FragmentKey, Limits, Rule, SCOPE_NONE, Table, Vip,
-    scope_of_rule, scope_of_vip,
+    Address, Balance, EvidenceBy, FlowKey, FlowRecord, FragmentKey, FragmentNote, Limits, Rule, SCOPE_NONE,
+    Table, Vip, scope_of_rule, scope_of_vip,
 };
 use crate::answer::Answer;
 use crate::flow::{self, Bucket, HashKey};
 use crate::flows;
+use crate::forward::Trail;
 use crate::packet::{self, Arp, Frame, FrameMut, Ip, Neighbour, Packet, Protocol, Version};
 use crate::probe::{self, Probe};
 use crate::transport::{self, Piece, Quoted, Transport};
@@ -202,10 +203,13 @@ pub trait World {
     /// The boot clock, in nanoseconds.
     fn now(&self) -> u64;
     fn limits(&self) -> Limits;
-    /// Until when the fragments of a datagram follow its first one.
-    fn fragments_follow(&self, key: &FragmentKey) -> Option<u64>;
-    fn remember_fragments(&self, key: &FragmentKey, until: u64);
+    /// [`FragmentNote::NONE`] where there is none.
+    fn first_fragment(&self, key: &FragmentKey) -> FragmentNote;
+    fn remember_fragments(&self, key: &FragmentKey, note: &FragmentNote);
+    /// The frame at hand is a first fragment that does not pass. It may still be sent on: see [`Roads`](crate::forward::Roads).
     fn forget_fragments(&self, key: &FragmentKey);
+    /// The frame at hand goes where its first fragment went.
+    fn follow_trail(&self, trail: Trail);
     /// [`FlowRecord::NONE`] where there is none; the same for newcomers.
     fn flow(&self, key: &FlowKey) -> FlowRecord;
     fn set_flow(&self, key: &FlowKey, record: &FlowRecord);
@@ -417,17 +421,29 @@ fn fragment_key(ip: &Ip, vip: &Vip, id: u32) -> FragmentKey {
 
 #[inline(never)]
 fn follow(key: &FragmentKey, world: &impl World) -> (bool, Reason) {
-    match world.fragments_follow(key) {
-        Some(until) if world.now() < until => (true, Reason::FragmentFollows),
-        Some(_) | None => (false, Reason::Fragment),
+    let note = world.first_fragment(key);
+    if note == FragmentNote::NONE || world.now() >= note.until_ns {
+        return (false, Reason::Fragment);
     }
+    let trail = Trail(note.trail);
+    if trail == Trail::NONE {
+        return (true, Reason::FragmentFollows);
+    }
+    world.follow_trail(trail);
+    (false, Reason::Fragment)
+}
+
+/// For the other fragments of a datagram whose first one is at hand.
+#[inline(always)]
+pub fn note_of(trail: Trail, world: &impl World) -> FragmentNote {
+    FragmentNote { until_ns: world.now() + world.limits().fragment_ns, trail: trail.0 }
 }
 
 /// A first fragment that does not pass ends what an earlier datagram of the same name had left.
 #[inline(never)]
 fn set_example(key: &FragmentKey, passes: bool, world: &impl World) {
     if passes {
-        world.remember_fragments(key, world.now() + world.limits().fragment_ns);
+        world.remember_fragments(key, &note_of(Trail::NONE, world));
     } else {
         world.forget_fragments(key);
     }

@@ -15,7 +15,7 @@ use safekit::driver::daemon::{Life, Running, pin_dir};
 use safekit::driver::datapath;
 use safekit::driver::journal::{self, Journal};
 use safekit::driver::log;
-use safekit::driver::modules::{Memory, Modules};
+use safekit::driver::modules::{Files, Memory, Modules};
 use safekit::driver::notify::{self, Manager};
 use safekit::driver::rights;
 use safekit::driver::scripts::Way;
@@ -32,9 +32,11 @@ use tokio::sync::{mpsc, watch};
 
 mod desk;
 mod modules;
+mod replica;
 mod rotation;
 
 use desk::Desk;
+pub(crate) use replica::replica;
 
 /// Questions of clients under way; more wait in their clients' tasks.
 const QUESTIONS_MAX: usize = 32;
@@ -133,7 +135,7 @@ fn child(args: &DaemonArgs, boot: &str, pulse: Option<Arc<Beating>>) -> anyhow::
     };
     std::fs::write(args.run_dir.join("daemon.pid"), format!("{}\n", std::process::id()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(live(life, memory, &args.run_dir, store(args), pulse));
+    let result = runtime.block_on(live(life, memory, (&args.config, &args.run_dir), store(args), pulse));
     runtime.shutdown_timeout(Duration::from_millis(200));
     result
 }
@@ -141,7 +143,7 @@ fn child(args: &DaemonArgs, boot: &str, pulse: Option<Arc<Beating>>) -> anyhow::
 async fn live(
     life: Life,
     memory: Memory,
-    run_dir: &Path,
+    (config_file, run_dir): (&Path, &Path),
     store: Store,
     pulse: Option<Arc<Beating>>,
 ) -> anyhow::Result<()> {
@@ -161,11 +163,15 @@ async fn live(
     let (applier, configs) =
         applier::start(cluster.clone(), store, journal.clone(), Arc::new(hand_over_for_config))
             .context("cannot read the configurations that are kept")?;
-    let modules = modules::start(&config, me, (&state_dir, memory), &running, &cluster, &journal);
+    let files = Files {
+        program: std::env::current_exe().context("cannot name the program that runs")?,
+        config: std::path::absolute(config_file)?,
+        run_dir: std::path::absolute(run_dir)?,
+    };
+    let modules = modules::start(&config, me, (&state_dir, memory), files, &running, &cluster, &journal);
     tokio::spawn(modules::follow(modules.clone(), me, configs.clone()));
     let (console, console_state) = watch::channel(None);
-    let snapshots =
-        desk::complete(running.snapshots.clone(), cluster.clone(), modules.board.infos(), console_state);
+    let snapshots = desk::complete(running.snapshots.clone(), cluster.clone(), &modules.board, console_state);
     tokio::spawn(web::serve(configs, snapshots.clone(), console));
     tokio::spawn(journal::follow(journal.clone(), config, snapshots.clone()));
     let auditor = journal.clone();

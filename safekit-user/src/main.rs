@@ -11,13 +11,16 @@ mod life;
 
 fn main() -> ExitCode {
     let verb = Cli::parse().verb;
-    if !matches!(verb, Verb::Daemon(_) | Verb::Demo(_) | Verb::DemoWeb(_)) {
+    if !matches!(verb, Verb::Daemon(_) | Verb::Demo(_) | Verb::DemoWeb(_) | Verb::Replica(_)) {
         end_with_the_pipe();
     }
     let exit = match verb {
         Verb::Daemon(args) => life::daemon(&args),
         Verb::Status(args) => cli::status::run(&args),
         Verb::Wait(args) => cli::wait::run(&args),
+        Verb::Prim(args) => cli::mirror::prim(&args),
+        Verb::Second(args) => cli::mirror::second(&args),
+        Verb::Mirror(args) => cli::mirror::run(&args),
         Verb::Start(args) => cli::verb::run(&args, Start),
         Verb::Stop(args) => cli::verb::run(&args, Stop),
         Verb::Restart(args) => cli::verb::run(&args, Restart),
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Verb::Man(args) => cli::manual::man(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::DemoWeb(args) => demo::web::run(&args),
+        Verb::Replica(args) => life::replica(&args),
     };
     exit.into()
 }

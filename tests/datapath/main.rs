@@ -3,6 +3,7 @@
 
 mod attach;
 mod corpus;
+mod directed;
 mod guard;
 mod known;
 mod mutation;

@@ -37,4 +37,6 @@ plays! {
     a_leave_directed_over_ipv6: Leave, Directed, 6;
     a_kill_directed: Kill, Directed, 4;
     one_answer_to_a_ping_directed_over_ipv6: Ping, Directed, 6;
+    large_datagrams_directed: Fragments, Directed, 4;
+    large_datagrams_directed_over_ipv6: Fragments, Directed, 6;
 }

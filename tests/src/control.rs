@@ -24,6 +24,7 @@ fn check_as<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(bytes
 pub fn seeds() -> Vec<Vec<u8>> {
     use safekit::types::Instant;
     use safekit::types::command::{Answer, NodeAnswer, Wish};
+    use safekit::types::mirror::MirrorOrder;
     use safekit::types::module::{ResourceState, Verb};
     let module = || "www".to_owned();
     let commands = [
@@ -40,6 +41,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
             dry_run: true,
         },
         Command::Module { module: module(), verb: Verb::Stopstart },
+        Command::Mirror { module: module(), order: MirrorOrder::Prim { force: true } },
         Command::SetResource { module: module(), name: "custom.a".into(), state: ResourceState::Down },
         Command::Checks { module: module(), on: false, for_ms: Some(1) },
         Command::LogPage { module: module(), run: "20261123T080320.007Z_start_both".into(), from: 7 },

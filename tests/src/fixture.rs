@@ -1,23 +1,25 @@
 //! One farm for all tests of the filter: its configuration, the filter loaded with it, and the same world on the host.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+mod host;
+mod roads;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::programs::TestRunOptions;
 use safekit::config::{
-    self, Balance, Cluster, Config, Delivery, Farm, Group, Module, Network, Node, Ports, Protocol, Rule,
-    Share, VirtualIp,
+    self, Balance, Cluster, Config, Delivery, Farm, Group, Kind, Module, Network, Node, Ports, Protocol,
+    Rule, Share, VirtualIp,
 };
-use safekit::driver::datapath::{Counter, Datapath, Plan, PlannedRule, VirtualMac};
+use safekit::driver::datapath::{Counter, Datapath, Plan};
 use safekit::engine::farm::Table;
 use safekit::types::{Bucket, BucketBits, GroupId, Instant, NodeId, Timing};
-use safekit_ebpf::abi::{self, Address, FlowKey, FlowRecord, FragmentKey, Limits};
-use safekit_ebpf::flow::HashKey;
-use safekit_ebpf::packet::{self, Bytes, Ip};
-use safekit_ebpf::verdict::{BucketState, Decision, Evidence, Flow, Reason, Verdict, World, apply, decide};
+use safekit_ebpf::abi::{self, Address};
+use safekit_ebpf::verdict::{BucketState, Reason};
+
+pub use host::{Host, Notes};
+pub use roads::HostRoads;
 
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 100);
 pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100);
@@ -28,6 +30,8 @@ pub const INTERFACE: u32 = 1;
 pub const INTERFACE_ELSEWHERE: u32 = 77;
 pub const OWN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 pub const HASH_KEY: [u8; 16] = *b"a cluster's key.";
+/// This node's hop mark before a hop is filled in: the third and fourth byte are of the halves of the key, put together.
+pub const MARK: [u8; 6] = [0x02, 0x48, 0x13, 0x07, 0, 0];
 /// The group of [`VIP`] and [`VIP6`].
 pub const GROUP: GroupId = GroupId(1);
 
@@ -138,6 +142,17 @@ pub fn config() -> Config {
 
 pub fn plan() -> Plan {
     Plan::of(&config(), NodeId(0), HASH_KEY).expect("the fixture fits the filter")
+}
+
+/// The same under directed delivery.
+pub fn directed_plan() -> Plan {
+    let mut config = config();
+    for module in &mut config.modules {
+        if let Kind::Farm(farm) = &mut module.kind {
+            farm.delivery = Delivery::Directed;
+        }
+    }
+    Plan::of(&config, NodeId(0), HASH_KEY).expect("the fixture fits the filter")
 }
 
 /// What a frame came to: the action, the frame as it is now, and the one counter that rose.
@@ -275,204 +290,6 @@ impl Loaded {
 /// A lease that no test outlives: an hour on the boot clock of any machine that has been up for less than 500 years.
 const FAR: Instant = Instant(u64::MAX / 2);
 
-/// The same world without a kernel.
-pub struct Host {
-    vips: Vec<abi::Vip>,
-    /// With what they are for, in words of the configuration: found here by search, and not by a row of ports.
-    rules: Vec<(PlannedRule, abi::Rule)>,
-    hash_key: HashKey,
-    /// Of all groups; see [`Host::write_table`].
-    table: Table,
-    pub lease: bool,
-    /// By client, client port and port.
-    pub sockets: HashMap<(IpAddr, u16, u16), Evidence>,
-    pub limits: Limits,
-    /// The boot clock, in nanoseconds; it stands still unless a test moves it.
-    pub now: u64,
-    pub notes: Notes,
-}
-
-/// What the filter writes down by itself.
-#[derive(Debug, Default)]
-pub struct Notes {
-    pub fragments: RefCell<HashMap<FragmentKey, u64>>,
-    pub flows: RefCell<HashMap<FlowKey, FlowRecord>>,
-    pub newcomers: RefCell<HashMap<FlowKey, FlowRecord>>,
-    pub sights: RefCell<HashMap<u32, u32>>,
-    /// By bucket, for the one group that has rules with flows.
-    away: HashMap<u16, u64>,
-}
-
-impl Host {
-    pub fn new() -> Self {
-        let plan = plan();
-        let vips = plan.virtual_ips.iter().zip(0u16..).map(|(vip, index)| abi::Vip {
-            address: address(vip.address),
-            interface: if vip.interface == "eth0" { INTERFACE } else { INTERFACE_ELSEWHERE },
-            index,
-            group: vip.group.0,
-            virtual_mac: VirtualMac::of(vip.address).0,
-            own_mac: OWN_MAC,
-            ..abi::Vip::EMPTY
-        });
-        let rules = plan.rules.iter().zip(0u16..).map(|(rule, index)| abi::Rule {
-            balance: balance(rule.balance),
-            index,
-            group: rule.group.0,
-            evidence: match rule.evidence {
-                config::Evidence::Sockets => abi::EvidenceBy::Sockets,
-                config::Evidence::Flows => abi::EvidenceBy::Flows,
-            },
-            away: 0,
-            pad: [0; 2],
-        });
-        Self {
-            vips: vips.collect(),
-            rules: plan.rules.iter().cloned().zip(rules).collect(),
-            hash_key: plan.hash_words(),
-            table: uniform(BucketState::Foreign),
-            lease: false,
-            sockets: HashMap::new(),
-            limits: plan.limits,
-            now: 1 << 40,
-            notes: Notes::default(),
-        }
-    }
-
-    pub fn set(&mut self, circumstances: Circumstances) {
-        self.write_table(uniform(circumstances.state));
-        self.lease = circumstances.lease;
-    }
-
-    /// As the driver does it: what was another node's until now is stamped.
-    pub fn write_table(&mut self, table: Table) {
-        let old = std::mem::replace(&mut self.table, table);
-        let is_foreign =
-            |bucket| !old.mine.contains(Bucket(bucket)) && !old.transitional.contains(Bucket(bucket));
-        let now = self.now;
-        self.notes
-            .away
-            .extend((0..=u16::MAX).filter(|bucket| is_foreign(*bucket)).map(|bucket| (bucket, now)));
-        // Two things that happen one after the other have two times.
-        self.now += 1;
-    }
-
-    pub fn run(&self, frame: &[u8]) -> Outcome {
-        let mut bytes = Bytes(frame.to_vec());
-        let decision = decide(&bytes, self);
-        apply(&mut bytes, &decision).expect("a verdict changes only what parsing has read");
-        let Decision { verdict, reason, scope, answer: _ } = decision;
-        let action = match verdict {
-            Verdict::NotFarm | Verdict::Ours => Action::Pass,
-            Verdict::Drop => Action::Drop,
-            Verdict::Answer | Verdict::Advertise => Action::Transmit,
-        };
-        Outcome { action, bytes: bytes.0, reason, scope }
-    }
-}
-
-impl Default for Host {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl World for Host {
-    fn hash_key(&self) -> HashKey {
-        self.hash_key
-    }
-
-    fn interface(&self) -> u32 {
-        INTERFACE
-    }
-
-    fn vip(&self, address: Address) -> Option<&abi::Vip> {
-        self.vips.iter().find(|vip| vip.address == address)
-    }
-
-    fn rule(&self, vip: &abi::Vip, protocol: packet::Protocol, port: u16) -> Option<&abi::Rule> {
-        let covers = |planned: &PlannedRule| {
-            let same_protocol = match protocol {
-                packet::Protocol::Tcp => planned.protocol == Protocol::Tcp,
-                packet::Protocol::Udp => planned.protocol == Protocol::Udp,
-            };
-            planned.vip == vip.index && same_protocol && planned.ports.contains(port)
-        };
-        let covering = self.rules.iter().filter(|(planned, _)| covers(planned));
-        covering.min_by_key(|(planned, _)| planned.ports.width()).map(|(_, rule)| rule)
-    }
-
-    fn bucket(&self, group: u16, bucket: u16) -> BucketState {
-        if !GROUPS.contains(&GroupId(group)) {
-            return BucketState::Foreign;
-        }
-        BucketState::of(
-            self.table.mine.contains(Bucket(bucket)),
-            self.table.transitional.contains(Bucket(bucket)),
-        )
-    }
-
-    fn lease_holds(&self) -> bool {
-        self.lease
-    }
-
-    fn evidence(&self, _ip: &Ip, flow: &Flow) -> Evidence {
-        let key = (ip_address(flow.client), flow.client_port, flow.port);
-        match self.sockets.get(&key) {
-            Some(Evidence::Cookie) if flow.quoted => Evidence::None,
-            known => known.copied().unwrap_or(Evidence::None),
-        }
-    }
-
-    fn now(&self) -> u64 {
-        self.now
-    }
-
-    fn limits(&self) -> Limits {
-        self.limits
-    }
-
-    fn fragments_follow(&self, key: &FragmentKey) -> Option<u64> {
-        self.notes.fragments.borrow().get(key).copied()
-    }
-
-    fn remember_fragments(&self, key: &FragmentKey, until: u64) {
-        self.notes.fragments.borrow_mut().insert(*key, until);
-    }
-
-    fn forget_fragments(&self, key: &FragmentKey) {
-        self.notes.fragments.borrow_mut().remove(key);
-    }
-
-    fn flow(&self, key: &FlowKey) -> FlowRecord {
-        self.notes.flows.borrow().get(key).copied().unwrap_or(FlowRecord::NONE)
-    }
-
-    fn set_flow(&self, key: &FlowKey, record: &FlowRecord) {
-        self.notes.flows.borrow_mut().insert(*key, *record);
-    }
-
-    fn newcomer(&self, key: &FlowKey) -> FlowRecord {
-        self.notes.newcomers.borrow().get(key).copied().unwrap_or(FlowRecord::NONE)
-    }
-
-    fn set_newcomer(&self, key: &FlowKey, record: &FlowRecord) {
-        self.notes.newcomers.borrow_mut().insert(*key, *record);
-    }
-
-    fn away(&self, _row: u8, bucket: u16) -> u64 {
-        self.notes.away.get(&bucket).copied().unwrap_or_default()
-    }
-
-    fn sight(&self, slot: u32) -> u32 {
-        self.notes.sights.borrow().get(&slot).copied().unwrap_or_default()
-    }
-
-    fn set_sight(&self, slot: u32, time: u32) {
-        self.notes.sights.borrow_mut().insert(slot, time);
-    }
-}
-
 pub fn address(address: IpAddr) -> Address {
     match address {
         IpAddr::V4(v4) => Address::v4(v4.to_bits()),
@@ -483,12 +300,4 @@ pub fn address(address: IpAddr) -> Address {
 pub fn ip_address(address: Address) -> IpAddr {
     let bits = u128::from(address.0) << 64 | u128::from(address.1);
     Ipv6Addr::from_bits(bits).to_canonical()
-}
-
-fn balance(balance: Balance) -> abi::Balance {
-    match balance {
-        Balance::Connection => abi::Balance::CONNECTION,
-        Balance::Client => abi::Balance::CLIENT,
-        Balance::ClientNetwork { ipv4, ipv6 } => abi::Balance::network(ipv4, ipv6),
-    }
 }

@@ -12,6 +12,7 @@ pub mod load;
 pub mod mutation;
 pub mod netns;
 pub mod packets;
+pub mod replica;
 pub mod rows;
 pub mod rules;
 pub mod sim;

@@ -2,6 +2,7 @@
 
 mod farm;
 mod machine;
+mod mirror;
 mod unit;
 
 use std::time::Duration;

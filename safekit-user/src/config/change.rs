@@ -1,6 +1,6 @@
 //! What is different between two configurations, as far as people and daemons care.
 
-use super::{Config, effective};
+use super::{Config, Kind, effective};
 
 /// Lines of the longer file that are compared; beyond, the diff says only that there is one.
 const LINES_MAX: usize = 4000;
@@ -58,7 +58,10 @@ fn beyond_upkeep(old: &Config, new: &Config) -> Vec<String> {
     for module in &new.modules {
         match old.modules.iter().find(|it| it.name == module.name) {
             None => about.push(format!("module {} is new", module.name)),
-            Some(before) if before != module => about.push(format!("the traffic of module {}", module.name)),
+            Some(before) if before != module => about.push(match &module.kind {
+                Kind::Mirror(_) => format!("the directories of mirror {}", module.name),
+                Kind::Farm(_) | Kind::Light => format!("the traffic of module {}", module.name),
+            }),
             Some(_) => {}
         }
     }

@@ -73,12 +73,14 @@ fn config(root: &Node, folder: &Path, findings: &mut Findings) -> Option<Config>
         .and_then(|node| cluster(node, folder, &mut node_addresses, findings));
     let mut surroundings = Surroundings {
         nodes: cluster.as_ref().map(|cluster| cluster.nodes.as_slice()),
+        networks: cluster.as_ref().map(|cluster| cluster.networks.as_slice()),
         node_addresses,
         names: Unique::default(),
         virtual_ips: Unique::default(),
         groups: Vec::new(),
         folder: folder.to_owned(),
         others: super::upkeep::Others::default(),
+        mirrors: super::mirror::Taken::default(),
     };
     let modules = fields
         .required("modules", "modules: [{ name: www, kind: farm, … }]", findings)

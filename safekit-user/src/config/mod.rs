@@ -9,6 +9,7 @@ pub mod error;
 mod hash;
 pub mod key;
 mod load;
+pub mod mirror;
 mod module;
 mod rule;
 mod schema;
@@ -29,6 +30,7 @@ pub use show::effective;
 use std::time::Duration;
 
 pub use crate::types::Share;
+use crate::types::replica::Acknowledge;
 use crate::types::{GroupId, NetworkId, NodeId, Timing};
 pub use upkeep::Upkeep;
 
@@ -96,6 +98,8 @@ pub enum Kind {
     Farm(Farm),
     /// Every node for itself: start, watch, restart.
     Light,
+    /// Two nodes with the same directories.
+    Mirror(Mirror),
 }
 
 impl Module {
@@ -116,6 +120,7 @@ impl Kind {
         match self {
             Self::Farm(_) => "farm",
             Self::Light => "light",
+            Self::Mirror(_) => "mirror",
         }
     }
 }
@@ -134,6 +139,30 @@ pub struct Farm {
     pub group: GroupId,
     /// How long a clean stop waits for live connections.
     pub drain_timeout: Duration,
+}
+
+/// Directories that two nodes have in common: what one of them writes the other has too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Two different ones, in the order of `cluster.nodes`.
+    pub nodes: [NodeId; 2],
+    /// One to 16, none within another on any node.
+    pub directories: Vec<Replicated>,
+    /// Both nodes have an address in it.
+    pub network: NetworkId,
+    /// TCP; of no other mirror of these nodes in this network, and not that of its heartbeats.
+    pub port: u16,
+    /// How long an application waits at most for a node that does not answer.
+    pub max_stall: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replicated {
+    /// Absolute, without `.` and `..`, and not the root.
+    pub directory: PathBuf,
+    pub acknowledge: Acknowledge,
+    /// A file that must be in the directory before it is replicated: a disk that is not mounted lacks it.
+    pub require: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -245,7 +274,8 @@ impl Config {
         self.farms().map(|farm| farm.drain_timeout).max().unwrap_or_default()
     }
 
-    /// How long the stop scripts of the slowest module may take, the graceful and the forced calls together.
+    /// How long the slowest module may take to stop: the graceful and the forced calls of its scripts together, and the
+    /// process of a mirror.
     pub fn stop_timeout(&self) -> Duration {
         let slowest = |module: &Module| -> Duration {
             let stops = module.upkeep.scripts.iter().filter(|spec| !is_start(spec.script));
@@ -255,7 +285,11 @@ impl Config {
             } else {
                 upkeep::SCRIPT_TIMEOUT_DEFAULT
             };
-            scripts + services
+            let process = match module.kind {
+                Kind::Mirror(_) => mirror::STOP_TIMEOUT + mirror::FORCED_STOP_TIMEOUT,
+                Kind::Farm(_) | Kind::Light => Duration::ZERO,
+            };
+            scripts + services + process
         };
         self.modules.iter().map(slowest).max().unwrap_or_default()
     }
@@ -264,10 +298,17 @@ impl Config {
         self.cluster.networks.iter().enumerate().map(|(index, network)| (NetworkId(index as u8), network))
     }
 
+    pub fn mirrors(&self) -> impl Iterator<Item = (&Module, &Mirror)> {
+        self.modules.iter().filter_map(|module| match &module.kind {
+            Kind::Mirror(mirror) => Some((module, mirror)),
+            Kind::Farm(_) | Kind::Light => None,
+        })
+    }
+
     pub fn farms(&self) -> impl Iterator<Item = &Farm> {
         self.modules.iter().filter_map(|module| match &module.kind {
             Kind::Farm(farm) => Some(farm),
-            Kind::Light => None,
+            Kind::Light | Kind::Mirror(_) => None,
         })
     }
 }

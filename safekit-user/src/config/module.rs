@@ -9,7 +9,7 @@ use super::decode::{Fields, Keys, Unique, choice, duration, ip, list, text, word
 use super::error::{Findings, meant_or_allowed, quoted};
 use super::rule::{Sharing, rules, weights};
 use super::tree::{Node, Value};
-use super::{Delivery, Farm, Group, Kind, Module, Share, VirtualIp, upkeep};
+use super::{Delivery, Farm, Group, Kind, Module, Share, VirtualIp, mirror, upkeep};
 use crate::types::NodeId;
 
 /// A farm is a rule group, and the filter holds so many.
@@ -40,7 +40,7 @@ pub(super) const FARM: Keys = Keys {
         "failover",
         "traffic",
     ],
-    later: &["replicate", "replication", "witness"],
+    later: &["witness"],
 };
 pub(super) const LIGHT: Keys = Keys {
     of: "a light module",
@@ -65,10 +65,11 @@ pub(super) const VIRTUAL_IP: Keys = Keys { of: "a virtual IP", known: &["address
 pub(super) enum Word {
     Farm,
     Light,
+    Mirror,
 }
 
-pub(super) const KINDS: [(&str, Word); 2] = [("farm", Word::Farm), ("light", Word::Light)];
-const KINDS_LATER: [&str; 1] = ["mirror"];
+pub(super) const KINDS: [(&str, Word); 3] =
+    [("farm", Word::Farm), ("light", Word::Light), ("mirror", Word::Mirror)];
 pub(super) const DELIVERIES: [(&str, Delivery); 3] =
     [("flood", Delivery::Flood), ("multicast", Delivery::Multicast), ("directed", Delivery::Directed)];
 /// What a clean stop waits for connections where the module says nothing.
@@ -85,6 +86,7 @@ impl Delivery {
 pub(super) struct Surroundings<'a> {
     /// None when the list of nodes is wrong itself: then names of nodes cannot be judged.
     pub(super) nodes: Option<&'a [super::Node]>,
+    pub(super) networks: Option<&'a [super::Network]>,
     pub(super) node_addresses: Addresses,
     pub(super) names: Unique<String>,
     pub(super) virtual_ips: Unique<IpAddr>,
@@ -93,6 +95,7 @@ pub(super) struct Surroundings<'a> {
     /// Where the file is.
     pub(super) folder: PathBuf,
     pub(super) others: upkeep::Others,
+    pub(super) mirrors: mirror::Taken,
 }
 
 pub(super) fn modules(
@@ -110,17 +113,25 @@ pub(super) fn modules(
     modules
 }
 
+/// The kind decides which keys there are; one that cannot be read is reported, and taken for a farm.
 fn module(node: &Node, surroundings: &mut Surroundings<'_>, findings: &mut Findings) -> Option<Module> {
-    // A module of a later kind has keys of its own: one message about the kind says it all.
-    if let Some(kind) = kind_where(node, |word| KINDS_LATER.contains(&word)) {
-        choice(kind, "kind", &KINDS, &KINDS_LATER, findings);
-        return None;
+    match kind_word(node) {
+        Some("mirror") => mirror_module(node, surroundings, findings),
+        Some("light") => farm_or_light(node, &LIGHT, surroundings, findings),
+        Some(_) | None => farm_or_light(node, &FARM, surroundings, findings),
     }
-    let light = kind_where(node, |word| word == "light").is_some();
-    let fields = Fields::open(node, if light { &LIGHT } else { &FARM }, findings)?;
+}
+
+fn farm_or_light(
+    node: &Node,
+    keys: &'static Keys,
+    surroundings: &mut Surroundings<'_>,
+    findings: &mut Findings,
+) -> Option<Module> {
+    let fields = Fields::open(node, keys, findings)?;
     let kind = fields
         .required("kind", "kind: farm", findings)
-        .and_then(|node| choice(node, "kind", &KINDS, &KINDS_LATER, findings));
+        .and_then(|node| choice(node, "kind", &KINDS, &[], findings));
     let name = unique_name(&fields, "module", &mut surroundings.names, findings);
     let nodes = match fields.optional("nodes") {
         Some(node) => members(node, surroundings.nodes, findings),
@@ -136,22 +147,36 @@ fn module(node: &Node, surroundings: &mut Surroundings<'_>, findings: &mut Findi
     );
     let kind = match kind {
         Some(Word::Light) => Some(Kind::Light),
-        Some(Word::Farm) | None => farm(&fields, name.clone(), nodes.clone(), surroundings, findings)
-            .filter(|_| kind.is_some())
-            .map(Kind::Farm),
+        Some(Word::Farm | Word::Mirror) | None => {
+            farm(&fields, name.clone(), nodes.clone(), surroundings, findings)
+                .filter(|_| kind.is_some())
+                .map(Kind::Farm)
+        }
     };
     Some(Module { name: name?, nodes: nodes?, upkeep: upkeep?, kind: kind? })
 }
 
-fn kind_where(node: &Node, is: impl Fn(&str) -> bool) -> Option<&Node> {
-    let Value::Map(entries) = &node.value else {
-        return None;
-    };
-    let kind = &entries.iter().find(|entry| entry.key == "kind")?.value;
-    let Value::Text(word) = &kind.value else {
-        return None;
-    };
-    is(word).then_some(kind)
+fn mirror_module(
+    node: &Node,
+    surroundings: &mut Surroundings<'_>,
+    findings: &mut Findings,
+) -> Option<Module> {
+    let fields = Fields::open(node, &mirror::MIRROR, findings)?;
+    let name = unique_name(&fields, "module", &mut surroundings.names, findings);
+    let mut upkeep = upkeep::of_mirror(&surroundings.folder);
+    if let Some(node) = fields.optional("start") {
+        (upkeep.boot, upkeep.boot_delay) = upkeep::start(node, findings)?;
+    }
+    let mirror = mirror::mirror(&fields, surroundings, findings)?;
+    Some(Module { name: name?, nodes: mirror.nodes.to_vec(), upkeep, kind: Kind::Mirror(mirror) })
+}
+
+fn kind_word(node: &Node) -> Option<&str> {
+    let Value::Map(entries) = &node.value else { return None };
+    match &entries.iter().find(|entry| entry.key == "kind")?.value.value {
+        Value::Text(word) => Some(word),
+        _ => None,
+    }
 }
 
 fn farm(

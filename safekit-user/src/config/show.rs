@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use super::cluster::PROFILES;
+use super::mirror::acknowledge_word;
 use super::upkeep::UpkeepView;
-use super::{Balance, Config, Farm, Kind, Module, Ports, Rule, Share, duration};
+use super::{Balance, Config, Farm, Kind, Mirror, Module, Ports, Replicated, Rule, Share, duration};
 use crate::types::{GroupId, NodeId, Timing};
 
 /// YAML that [`super::parse`] takes.
@@ -61,6 +62,8 @@ struct ModuleView<'c> {
     #[serde(flatten)]
     farm: Option<FarmView<'c>>,
     #[serde(flatten)]
+    mirror: Option<MirrorView<'c>>,
+    #[serde(flatten)]
     upkeep: UpkeepView,
 }
 
@@ -71,6 +74,27 @@ struct FarmView<'c> {
     delivery: &'static str,
     drain_timeout: String,
     rules: Vec<RuleView<'c>>,
+}
+
+#[derive(Serialize)]
+struct MirrorView<'c> {
+    replicate: Vec<ReplicatedView<'c>>,
+    replication: ReplicationView<'c>,
+}
+
+#[derive(Serialize)]
+struct ReplicatedView<'c> {
+    directory: String,
+    acknowledge: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    require: Option<&'c str>,
+}
+
+#[derive(Serialize)]
+struct ReplicationView<'c> {
+    network: &'c str,
+    port: u16,
+    max_stall: String,
 }
 
 #[derive(Serialize)]
@@ -156,16 +180,36 @@ impl HeartbeatView {
 
 impl<'c> ModuleView<'c> {
     fn of(module: &'c Module, config: &'c Config) -> Self {
-        let farm = match &module.kind {
-            Kind::Farm(farm) => Some(FarmView::of(farm, config)),
-            Kind::Light => None,
+        let (farm, mirror) = match &module.kind {
+            Kind::Farm(farm) => (Some(FarmView::of(farm, config)), None),
+            Kind::Light => (None, None),
+            Kind::Mirror(mirror) => (None, Some(MirrorView::of(mirror, config))),
         };
         Self {
             name: &module.name,
             kind: module.kind.word(),
             nodes: module.nodes.iter().map(|node| config.name(*node)).collect(),
-            upkeep: UpkeepView::of(&module.upkeep, farm.is_some(), config),
+            upkeep: UpkeepView::of(&module.upkeep, (mirror.is_none(), farm.is_some()), config),
             farm,
+            mirror,
+        }
+    }
+}
+
+impl<'c> MirrorView<'c> {
+    fn of(mirror: &'c Mirror, config: &'c Config) -> Self {
+        let one = |it: &'c Replicated| ReplicatedView {
+            directory: it.directory.display().to_string(),
+            acknowledge: acknowledge_word(it.acknowledge),
+            require: it.require.as_deref(),
+        };
+        Self {
+            replicate: mirror.directories.iter().map(one).collect(),
+            replication: ReplicationView {
+                network: &config.cluster.networks[usize::from(mirror.network.0)].name,
+                port: mirror.port,
+                max_stall: duration::print(mirror.max_stall),
+            },
         }
     }
 }

@@ -196,6 +196,7 @@ impl Reporter {
             farms: self.farms(engine),
             // Added where this meets the modules, outside of the heartbeat thread.
             modules: Vec::new(),
+            mirrors: Vec::new(),
             links: LinksInfo::default(),
             console: None,
             generation: engine.generation().counter,

@@ -7,6 +7,7 @@ pub mod apply;
 pub mod audit;
 pub mod bundle;
 pub mod check;
+pub mod copies;
 pub mod doctor;
 pub mod farm;
 pub mod groups;

@@ -8,11 +8,13 @@ use safekit::driver::clock;
 use safekit::driver::cluster::{Asked, Cluster, applier};
 use safekit::driver::inbox::{Inbox, Request};
 use safekit::driver::journal::Journal;
-use safekit::driver::modules::{Modules, module_of};
+use safekit::driver::modules::{Board, Modules, module_of};
+use safekit::engine::copies;
 use safekit::front::control::Question;
 use safekit::types::cluster::{ApplyMessage, LinksInfo};
 use safekit::types::command::{Answer, NodeAnswer};
 use safekit::types::journal::{Act, ActResult, Actor};
+use safekit::types::mirror::MirrorInfo;
 use safekit::types::snapshot::{ConsoleInfo, Warning};
 use safekit::types::{Command, Instant, ModuleInfo, NodeId, Reply, Snapshot};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -243,16 +245,20 @@ pub(super) fn ask_parent_to_restart() -> Reply {
 pub(super) fn complete(
     mut plain: watch::Receiver<Arc<Snapshot>>,
     cluster: Cluster,
-    mut modules: watch::Receiver<Arc<Vec<ModuleInfo>>>,
+    board: &Board,
     mut console: watch::Receiver<Option<ConsoleInfo>>,
 ) -> watch::Receiver<Arc<Snapshot>> {
+    let (mut modules, mut mirrors) = (board.infos(), board.mirrors());
     let joined = move |plain: &Arc<Snapshot>,
                        links: LinksInfo,
-                       modules: &Arc<Vec<ModuleInfo>>,
+                       modules: &[ModuleInfo],
+                       mirrors: &[MirrorInfo],
                        console: &Option<ConsoleInfo>| {
         let mut snapshot = Snapshot::clone(plain);
         age(&mut snapshot, clock::now());
         snapshot.modules = modules.to_vec();
+        snapshot.mirrors = mirrors.to_vec();
+        snapshot.warnings.extend(of_mirrors(modules, mirrors));
         snapshot.warnings.extend(other_configurations(&links));
         snapshot.warnings.extend(console.as_ref().and_then(deaf_console));
         snapshot.console.clone_from(console);
@@ -263,6 +269,7 @@ pub(super) fn complete(
         &plain.borrow_and_update(),
         cluster.info(),
         &modules.borrow_and_update(),
+        &mirrors.borrow_and_update(),
         &console.borrow_and_update(),
     );
     let (sender, receiver) = watch::channel(first);
@@ -272,6 +279,7 @@ pub(super) fn complete(
                 tokio::select! {
                     news = plain.changed() => news,
                     news = modules.changed() => news,
+                    news = mirrors.changed() => news,
                     news = console.changed() => news,
                 }
             };
@@ -282,12 +290,20 @@ pub(super) fn complete(
                 &plain.borrow_and_update(),
                 cluster.info(),
                 &modules.borrow_and_update(),
+                &mirrors.borrow_and_update(),
                 &console.borrow_and_update(),
             );
             sender.send_replace(next);
         }
     });
     receiver
+}
+
+/// Copies that lack something, cannot serve, or are not there.
+fn of_mirrors(modules: &[ModuleInfo], mirrors: &[MirrorInfo]) -> Vec<Warning> {
+    let module_of = |mirror: &MirrorInfo| modules.iter().find(|module| module.name == mirror.module);
+    let pairs = mirrors.iter().filter_map(|mirror| Some((module_of(mirror)?, mirror)));
+    pairs.flat_map(|(module, mirror)| copies::warnings(module, mirror)).collect()
 }
 
 /// Nothing answers where somebody may ask.

@@ -8,7 +8,7 @@ use safekit::driver::check::Remote;
 use safekit::driver::cluster::Cluster;
 use safekit::driver::daemon::Running;
 use safekit::driver::journal::Journal;
-use safekit::driver::modules::{Ground, Happened, Level, Memory, Modules};
+use safekit::driver::modules::{Files, Ground, Happened, Level, Memory, Modules};
 use safekit::types::NodeId;
 use safekit::types::journal::{self, Note};
 use tokio::sync::{mpsc, watch};
@@ -21,6 +21,7 @@ pub(super) fn start(
     config: &Config,
     me: NodeId,
     (state_dir, memory): (&Path, Memory),
+    files: Files,
     running: &Running,
     cluster: &Cluster,
     journal: &Journal,
@@ -30,6 +31,7 @@ pub(super) fn start(
         config: config.clone(),
         me,
         state_dir: state_dir.to_owned(),
+        files,
         inbox: running.inbox.clone(),
         snapshots: running.snapshots.clone(),
         remotes: remotes(cluster),

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Command;
+use super::mirror::MirrorOrder;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -60,9 +61,21 @@ impl Command {
             | Self::Adjust { dry_run: true, .. } => Access::Monitor,
             Self::Adjust { dry_run: false, .. }
             | Self::Module { .. }
+            | Self::Mirror {
+                order:
+                    MirrorOrder::Prim { force: false }
+                    | MirrorOrder::Second { full_sync: false }
+                    | MirrorOrder::Verify,
+                ..
+            }
             | Self::SetResource { .. }
             | Self::Report { .. }
             | Self::Checks { .. } => Access::Control,
+            // What the other copy has, or all that this one has, may be lost by it.
+            Self::Mirror {
+                order: MirrorOrder::Prim { force: true } | MirrorOrder::Second { full_sync: true },
+                ..
+            } => Access::Admin,
             // The program and the configuration of today take effect: that is more than to operate.
             Self::Reload | Self::Audit { .. } | Self::ConfigApply { .. } | Self::KeyRotate => Access::Admin,
             // It has what scripts are given: passwords, too.
@@ -93,6 +106,13 @@ impl Command {
             Self::Report { .. } | Self::KeyStep { .. } | Self::Agree { .. } => None,
             Self::Adjust { wish, dry_run: false } => Some(wish.to_string()),
             Self::Module { module, verb } => Some(format!("{} {module}", verb.word())),
+            Self::Mirror { module, order } => Some(match order {
+                MirrorOrder::Prim { force: false } => format!("prim {module}"),
+                MirrorOrder::Prim { force: true } => format!("prim {module} --force"),
+                MirrorOrder::Second { full_sync: false } => format!("second {module}"),
+                MirrorOrder::Second { full_sync: true } => format!("second {module} --full-sync"),
+                MirrorOrder::Verify => format!("mirror verify {module}"),
+            }),
             Self::SetResource { module, name, state } => {
                 Some(format!("resource set {module} {name} {}", state.word()))
             }
@@ -127,6 +147,7 @@ mod tests {
             each: Box::new(each),
             by: String::new(),
         };
+        let mirror = |order| Command::Mirror { module: "db".into(), order };
         for (command, needs, audited) in [
             (Command::Status, Access::Monitor, None),
             (Command::Adjust { wish: wish.clone(), dry_run: true }, Access::Monitor, None),
@@ -135,6 +156,13 @@ mod tests {
                 Command::Module { module: "www".into(), verb: Verb::Stop },
                 Access::Control,
                 Some("stop www --node web1"),
+            ),
+            (mirror(MirrorOrder::Prim { force: false }), Access::Control, Some("prim db --node web1")),
+            (mirror(MirrorOrder::Prim { force: true }), Access::Admin, Some("prim db --force --node web1")),
+            (
+                mirror(MirrorOrder::Second { full_sync: true }),
+                Access::Admin,
+                Some("second db --full-sync --node web1"),
             ),
             (Command::KeyRotate, Access::Admin, Some("keygen --rotate --node web1")),
         ] {

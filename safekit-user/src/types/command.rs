@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::cluster::{ApplyMessage, ConfigEntry, ConfigVersion, Effect};
 use super::journal::{Act, Entry, Wanted};
 use super::logs::{LogPage, ScriptRun};
+use super::mirror::MirrorOrder;
 use super::module::{Action, ResourceInfo, ResourceState, Verb};
 use super::{Bucket, Instant, KeyStep, Snapshot, ViewId};
 
@@ -25,6 +26,8 @@ pub enum Command {
     Adjust { wish: Wish, dry_run: bool },
     /// Start or stop a module of this node. Answered by [`Reply::Accepted`] before it has taken effect.
     Module { module: String, verb: Verb },
+    /// To the copies of a mirror on this node. Answered by [`Reply::Accepted`] before it has taken effect.
+    Mirror { module: String, order: MirrorOrder },
     /// Answered by [`Reply::Resource`].
     Resource { module: String, name: String },
     /// An operator or a program knows better. Answered by [`Reply::Resource`].

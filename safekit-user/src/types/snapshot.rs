@@ -33,6 +33,9 @@ pub struct Snapshot {
     /// Modules of this node, in the order of the configuration.
     #[serde(default)]
     pub modules: Vec<super::ModuleInfo>,
+    /// Those of them that are mirrors.
+    #[serde(default)]
+    pub mirrors: Vec<super::mirror::MirrorInfo>,
     /// Connections to the other nodes, and their configurations.
     #[serde(default)]
     pub links: super::cluster::LinksInfo,

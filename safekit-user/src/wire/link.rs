@@ -103,6 +103,11 @@ impl Decoder {
         &mut self.arrived
     }
 
+    /// What came after the last message, for whoever reads the connection from here on.
+    pub fn into_rest(self) -> Vec<u8> {
+        self.arrived
+    }
+
     /// Bytes of a frame that is not complete.
     pub fn is_inside_a_frame(&self) -> bool {
         !self.arrived.is_empty()

@@ -7,6 +7,8 @@
 //! Lengths are little endian. TLS keeps strangers out; the checksum finds what a node's own memory changed. Nothing that
 //! arrives is trusted: a frame is refused or complete, and numbers and names in it are checked where they are used.
 
+pub mod opening;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -349,10 +351,11 @@ impl Decoder {
         Ok(Some((frame, &self.arrived[bulk_at..end])))
     }
 
-    /// Nothing more of what has arrived is complete.
+    /// Nothing more of what has arrived is complete. A length that will be refused is not waited for.
     pub fn is_empty(&self) -> bool {
         let arrived = &self.arrived[self.taken..];
-        number(arrived, 0).is_none_or(|length| arrived.len() < LENGTH_BYTES + length)
+        number(arrived, 0)
+            .is_none_or(|length| length <= FRAME_BYTES_MAX && arrived.len() < LENGTH_BYTES + length)
     }
 }
 

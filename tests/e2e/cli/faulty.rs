@@ -37,8 +37,52 @@ pub(crate) fn faulty_files() -> Vec<Fault> {
         assert_eq!(GOOD.matches(from).count(), 1, "{name}: {from:?} is in the good file once");
         Fault { name, content: GOOD.replace(from, to).into_bytes(), has_place: true }
     });
-    changed.chain(whole_files()).collect()
+    let mirrors = MIRROR_FAULTS.iter().map(|(name, from, to)| {
+        assert_eq!(MIRROR.matches(from).count(), 1, "{name}: {from:?} is in the mirror once");
+        Fault { name, content: (GOOD.to_owned() + &MIRROR.replace(from, to)).into_bytes(), has_place: true }
+    });
+    changed.chain(mirrors).chain(whole_files()).collect()
 }
+
+/// Below the good file.
+pub(crate) const MIRROR: &str = "\
+  - name: db
+    kind: mirror
+    nodes: [web1, web2]
+    replicate:
+      - { directory: /var/lib/db, acknowledge: disk }
+      - { directory: /srv/files, require: .is-mounted }
+    replication: { network: backup, port: 4900, max_stall: 2s }
+    start: { boot: auto }
+";
+
+const MIRROR_FAULTS: &[Change] = &[
+    ("mirror of one node", "nodes: [web1, web2]", "nodes: [web1]"),
+    ("mirror of three nodes", "nodes: [web1, web2]", "nodes: [web1, web2, web3]"),
+    ("mirror of all three nodes", "    nodes: [web1, web2]\n", ""),
+    ("mirror of nothing", "    replicate:\n", "    replcate:\n"),
+    ("directory that is not absolute", "directory: /srv/files", "directory: srv/files"),
+    ("directory over its parent", "directory: /srv/files", "directory: /srv/../etc"),
+    ("directory of everything", "directory: /srv/files", "directory: /"),
+    ("directory twice", "directory: /srv/files", "directory: /var/lib/db/"),
+    ("directory within another", "directory: /srv/files", "directory: /var/lib/db/files"),
+    ("unknown acknowledge", "acknowledge: disk", "acknowledge: dsik"),
+    ("guard that is a path", "require: .is-mounted", "require: a/b"),
+    ("mirror over an unknown network", "network: backup", "network: backpu"),
+    ("mirror over a network of one node", "nodes: [web1, web2]", "nodes: [web1, web3]"),
+    ("mirror on the heartbeats' port", "port: 4900", "port: 4801"),
+    ("stall too short", "max_stall: 2s", "max_stall: 1ms"),
+    (
+        "port of two mirrors",
+        "  - name: db\n",
+        "  - name: logs\n    kind: mirror\n    nodes: [web1, web2]\n    replicate: [{ directory: /srv/logs }]\n    replication: { network: backup }\n  - name: db\n",
+    ),
+    ("bandwidth of a later version", "port: 4900,", "port: 4900, bandwidth: 50MB/s,"),
+    ("exclude of a later version", "acknowledge: disk", "exclude: ['*.tmp']"),
+    ("witness of a later version", "    start: { boot: auto }\n", "    witness: { node: web3 }\n"),
+    ("scripts of a later version", "    start: { boot: auto }\n", "    scripts: { start_prim: ./start }\n"),
+    ("key of a farm in a mirror", "    start: { boot: auto }\n", "    delivery: flood\n"),
+];
 
 type Change = (&'static str, &'static str, &'static str);
 

@@ -3,6 +3,7 @@
 mod bundle;
 mod faulty;
 mod manual;
+mod mirror;
 mod schema;
 mod stage;
 mod verbs;

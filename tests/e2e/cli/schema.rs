@@ -9,7 +9,7 @@ use super::faulty::{GOOD, faulty_files};
 use super::{Folder, text};
 
 /// What a schema cannot see, because it compares two places of the file or needs more than a pattern.
-const BEYOND_A_SCHEMA: [&str; 24] = [
+const BEYOND_A_SCHEMA: [&str; 32] = [
     "key twice in a mapping of fixed keys",
     "key twice in a mapping of names",
     "multicast address",
@@ -34,6 +34,14 @@ const BEYOND_A_SCHEMA: [&str; 24] = [
     "address families mixed",
     "virtual IP of a node",
     "failover",
+    "mirror of all three nodes",
+    "directory twice",
+    "directory within another",
+    "mirror over an unknown network",
+    "mirror over a network of one node",
+    "mirror on the heartbeats' port",
+    "stall too short",
+    "port of two mirrors",
 ];
 
 #[test]

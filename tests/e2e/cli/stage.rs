@@ -34,7 +34,15 @@ const UPKEEP: [&str; 11] = [
 const BATCH: [&str; 3] =
     ["- name: batch", "  kind: light", "  scripts: { directory: DIR, start: ./batch, stop: \"true\" }"];
 
-const VERBS: [&str; 5] = ["start ", "stop ", "restart ", "stopstart ", "forcestop "];
+const MIRROR: [&str; 5] = [
+    "- name: db",
+    "  kind: mirror",
+    "  nodes: [n1, n2]",
+    "  replicate: [{ directory: /srv/db }]",
+    "  start: { boot: \"off\" }",
+];
+
+const VERBS: [&str; 7] = ["start ", "stop ", "restart ", "stopstart ", "forcestop ", "prim ", "second "];
 
 /// Three nodes with a farm and a light module. What commands say is kept, section by section.
 pub(crate) struct Stage {
@@ -45,15 +53,20 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn build() -> Result<Self> {
-        Self::with(false)
+        Self::with(false, &BATCH)
+    }
+
+    /// With a mirror on two of the nodes, which is not started.
+    pub(crate) fn with_a_mirror() -> Result<Self> {
+        Self::with(false, &MIRROR)
     }
 
     /// Without the key file that the others share: it can be changed.
     pub(crate) fn with_own_keys() -> Result<Self> {
-        Self::with(true)
+        Self::with(true, &BATCH)
     }
 
-    fn with(own_keys: bool) -> Result<Self> {
+    fn with(own_keys: bool, modules: &[&str]) -> Result<Self> {
         let binary = lab::binary()?;
         let files = std::env::temp_dir().join(format!("safekit-verbs-{}", std::process::id()));
         std::fs::create_dir_all(&files)?;
@@ -63,7 +76,7 @@ impl Stage {
         let here = |lines: &[&str]| -> Vec<String> {
             lines.iter().map(|line| line.replace("DIR", &files.display().to_string())).collect()
         };
-        let design = Design { upkeep: here(&UPKEEP), modules: here(&BATCH), ..Design::demo(&binary, 3) };
+        let design = Design { upkeep: here(&UPKEEP), modules: here(modules), ..Design::demo(&binary, 3) };
         let mut farm = Farm::designed(&binary, design)?;
         for node in farm.ids() {
             // Each its own, as on machines of their own: configurations are applied.

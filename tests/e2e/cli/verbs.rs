@@ -13,12 +13,17 @@ use crate::stage::{N1, N2, N3, PATIENCE, Stage};
 const SEEN: &str = include_str!("verbs.txt");
 const HELP: &str = include_str!("help.txt");
 
-const VERBS: [&str; 40] = [
+const VERBS: [&str; 45] = [
     "start",
     "stop",
     "restart",
     "stopstart",
     "forcestop",
+    "prim",
+    "second",
+    "mirror",
+    "mirror status",
+    "mirror verify",
     "status",
     "wait",
     "module",
@@ -320,7 +325,7 @@ fn row<'t>(text: &'t str, node: &str) -> Option<Vec<&'t str>> {
     rows.into_iter().find(|words| words.first() == Some(&node) && words.len() > 3)
 }
 
-fn same(file: &str, expected: &str, seen: &str) -> Result<()> {
+pub(crate) fn same(file: &str, expected: &str, seen: &str) -> Result<()> {
     if std::env::var_os("SAFEKIT_BLESS").is_some() {
         std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/cli").join(file), seen)?;
         return Ok(());

@@ -1,8 +1,10 @@
 //! The table of named packets: what each is, what decides about it, and which bucket. The host function and the loaded
 //! program both have to agree with every row.
 
+pub mod directed;
 mod errors;
 mod notes;
+mod probes;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -130,6 +132,7 @@ pub fn all() -> Vec<Row> {
         outside(),
         malformed(),
         addressing(),
+        probes::all(),
     ];
     parts.into_iter().flatten().collect()
 }

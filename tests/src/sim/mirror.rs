@@ -216,6 +216,7 @@ impl World {
             }
             Output::Send(message) => self.send(at, Item::Message(message)),
             Output::Record { batch, entries } => self.nodes[at].batches.push_back((batch, entries)),
+            Output::LastWords => self.nodes[at].jobs.push(Job::LastWords),
             Output::SyncHere { number } => self.flush_all(at, Input::SyncedHere { number }),
             Output::FlushFor { number, object, .. } => {
                 let version = self.nodes[at].disk.version(object.0);
@@ -409,6 +410,8 @@ impl World {
                 }
                 self.input(at, then);
             }
+            // Nothing of this disk is told later than it was done.
+            Job::LastWords => self.input(at, Input::LastWords { operations: 0 }),
             Job::Pass { number, mut left } => match left.pop_front() {
                 Some(object) => {
                     let version = self.nodes[at].disk.version(object);

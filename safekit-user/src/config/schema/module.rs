@@ -4,22 +4,75 @@ use serde_json::{Value, json};
 
 use super::super::decode::Keys;
 use super::super::duration::print;
+use super::super::mirror::{
+    ACKNOWLEDGES, DIRECTORIES_MAX, FILE_NAME_BYTES_MAX, MAX_STALL_DEFAULT, MIRROR,
+    PORT_DEFAULT as MIRROR_PORT_DEFAULT, REPLICATED, REPLICATION,
+};
 use super::super::module::{
     DELIVERIES, DRAIN_TIMEOUT_DEFAULT, FARM, INTERFACE_BYTES_MAX, KINDS, LIGHT, MODULES_MAX, VIRTUAL_IP,
     VIRTUAL_IPS_MAX,
 };
 use super::super::rule::{BALANCES, EVIDENCES, PREFIX, PROTOCOLS, RULE, RULES_MAX};
 use super::{
-    Field, address, duration, field, list, mapping, name, not_together, port, set, text, upkeep, whole, word,
+    Field, address, duration, field, list, mapping, name, not_together, port, set, span, text, upkeep, whole,
+    word,
 };
 use crate::types::ids::NODES_MAX;
 use crate::types::share::WEIGHT_MAX;
 
+const KIND_ABOUT: &str = "farm: every node serves its share. light: every node for itself. mirror: two nodes with the \
+                          same directories.";
+
 /// A kind decides which keys a module has, so that an editor offers only those.
 pub(super) fn modules() -> Value {
-    let is_light = json!({ "properties": { "kind": { "const": "light" } }, "required": ["kind"] });
-    let module = json!({ "type": "object", "if": is_light, "then": light(), "else": farm() });
+    let is = |kind: &str| json!({ "properties": { "kind": { "const": kind } }, "required": ["kind"] });
+    let farm_or_light = json!({ "if": is("light"), "then": light(), "else": farm() });
+    let module = json!({ "type": "object", "if": is("mirror"), "then": mirror(), "else": farm_or_light });
     list(module, MODULES_MAX)
+}
+
+fn mirror() -> Value {
+    let mut pair = set(name(), 2);
+    pair["minItems"] = 2.into();
+    mapping(
+        &MIRROR,
+        vec![
+            field("name", name(), "What the module is called.").required(),
+            field("kind", word(&KINDS), KIND_ABOUT).required(),
+            field("nodes", pair, "The two that have a copy. Default: both nodes of a cluster of two."),
+            field("replicate", list(replicated(), DIRECTORIES_MAX), "The directories.").required(),
+            field("replication", replication(), "How changes go from one node to the other."),
+            field("start", upkeep::start(), "What happens when the daemon starts."),
+        ],
+        json!({}),
+    )
+}
+
+fn replicated() -> Value {
+    let guard = text(&format!("^(?!\\.{{1,2}}$)[^/]{{1,{FILE_NAME_BYTES_MAX}}}$"));
+    mapping(
+        &REPLICATED,
+        vec![
+            field("directory", text("^(?!.*/\\.{1,2}(/|$))/.*[^/]"), "An absolute path.").required(),
+            field("acknowledge", word(&ACKNOWLEDGES), "When a flush of the application returns.")
+                .default("disk"),
+            field("require", guard, "A file that must be in it: a disk that is not mounted lacks it."),
+        ],
+        json!({}),
+    )
+}
+
+fn replication() -> Value {
+    mapping(
+        &REPLICATION,
+        vec![
+            field("network", name(), "Default: the first network that both nodes are in."),
+            field("port", port(), "TCP, for this mirror alone.").default(MIRROR_PORT_DEFAULT),
+            field("max_stall", span(), "How long an application waits at most for a silent node.")
+                .default(print(MAX_STALL_DEFAULT)),
+        ],
+        json!({}),
+    )
 }
 
 fn light() -> Value {
@@ -54,8 +107,7 @@ fn farm() -> Value {
 fn of_all_kinds(keys: &Keys, own: Vec<Field>) -> Vec<Field> {
     let mut fields = vec![
         field("name", name(), "What the module is called.").required(),
-        field("kind", word(&KINDS), "farm: every node serves its share. light: every node for itself.")
-            .required(),
+        field("kind", word(&KINDS), KIND_ABOUT).required(),
         field("nodes", members(), "Where it runs. Default: on all nodes."),
     ];
     fields.extend(upkeep::fields());

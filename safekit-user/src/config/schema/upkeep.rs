@@ -34,7 +34,7 @@ pub(super) fn fields() -> Vec<Field> {
     ]
 }
 
-fn start() -> Value {
+pub(super) fn start() -> Value {
     let boot = json!({ "enum": BOOTS.iter().map(|(word, _)| json!(word)).chain([json!(true), json!(false)]).collect::<Vec<_>>() });
     mapping(
         &START,

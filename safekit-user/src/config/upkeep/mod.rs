@@ -12,7 +12,7 @@ pub(super) use read::{
     ACTIONS, AFTER_MAX_LOOP, BOOTS, FAILOVER, FAILOVER_RULE, FAILOVER_RULES_MAX, ON_FAILURE, SCRIPT, SCRIPTS,
     SERVICES_MAX, START, TRAFFIC, VARIABLES_MAX,
 };
-pub(super) use read::{Others, follow_up, upkeep};
+pub(super) use read::{Others, follow_up, of_mirror, start, upkeep};
 pub(super) use show::UpkeepView;
 
 use std::net::IpAddr;

@@ -178,7 +178,12 @@ fn leads_to(after: &HashMap<&str, &[(String, Mark)]>, from: &str, to: &str) -> b
     false
 }
 
-fn start(node: &Node, findings: &mut Findings) -> Option<(Boot, Duration)> {
+/// A mirror runs nothing yet but the process that keeps its directories.
+pub(in super::super) fn of_mirror(folder: &Path) -> Upkeep {
+    Upkeep { directory: Path::new("/").join(folder), ..Upkeep::default() }
+}
+
+pub(in super::super) fn start(node: &Node, findings: &mut Findings) -> Option<(Boot, Duration)> {
     let fields = Fields::open(node, &START, findings)?;
     let boot = match fields.optional("boot") {
         None => Boot::On,

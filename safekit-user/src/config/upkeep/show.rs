@@ -9,12 +9,17 @@ use super::checks::WHENS;
 use super::read::{ACTIONS, AFTER_MAX_LOOP, ON_FAILURE};
 use super::{Boot, Check, CheckKind, ModuleAt, Upkeep, Witness};
 
-/// The keys of a module that are about its application; `traffic` only where there is some.
+/// The keys of a module that are about its application; `traffic` only where there is some, and `start` alone where
+/// nothing but the daemon's own work is started.
 #[derive(Serialize)]
 pub(in super::super) struct UpkeepView(Mapping);
 
 impl UpkeepView {
-    pub(in super::super) fn of(upkeep: &Upkeep, has_traffic: bool, config: &Config) -> Self {
+    pub(in super::super) fn of(
+        upkeep: &Upkeep,
+        (has_application, has_traffic): (bool, bool),
+        config: &Config,
+    ) -> Self {
         let mut view = Mapping::new();
         let boot = match upkeep.boot {
             Boot::On => "on",
@@ -23,6 +28,9 @@ impl UpkeepView {
         };
         let delay = duration::print(upkeep.boot_delay);
         put(&mut view, "start", mapping([("boot", boot.into()), ("delay", delay.into())]));
+        if !has_application {
+            return Self(view);
+        }
         put_list(&mut view, "after", upkeep.after.iter().map(|name| name.as_str().into()));
         put_list(&mut view, "services", upkeep.services.iter().map(|name| name.as_str().into()));
         if !upkeep.variables.is_empty() {

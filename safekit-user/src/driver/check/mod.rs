@@ -153,7 +153,7 @@ fn unknown(check: &Check) -> CheckInfo {
 
 /// A task that ends with what owns it.
 #[derive(Debug)]
-struct Ends(JoinHandle<()>);
+pub(in crate::driver) struct Ends(pub(in crate::driver) JoinHandle<()>);
 
 impl Drop for Ends {
     fn drop(&mut self) {

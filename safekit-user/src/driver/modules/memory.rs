@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{groups_of, own_modules};
 use crate::config::{Config, Module};
 use crate::driver::scripts::store::Store;
+use crate::engine::copies::keeping;
 use crate::engine::module::{Saved, share_at_start};
 use crate::types::module::Maintenance;
 use crate::types::{GroupId, NodeId};
@@ -16,6 +17,12 @@ use crate::types::{GroupId, NodeId};
 pub(super) struct Kept {
     pub(super) automaton: Option<Saved>,
     pub(super) maintenance: Option<Maintenance>,
+    /// Of a mirror.
+    #[serde(default)]
+    pub(super) mirror: Option<keeping::Saved>,
+    /// The configuration that its process was started with.
+    #[serde(default)]
+    pub(super) runs_with: Option<String>,
 }
 
 /// What one module finds.

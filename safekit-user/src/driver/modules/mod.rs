@@ -12,6 +12,7 @@
 mod board;
 mod keeper;
 mod memory;
+mod mirror;
 mod share;
 mod tally;
 mod valve;
@@ -24,6 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::inbox::Inbox;
 use super::{check, clock};
 use crate::config::{Config, Kind, Module};
+use crate::types::mirror::MirrorInfo;
 use crate::types::module::ModuleReport;
 use crate::types::{Command, GroupId, ModuleInfo, ModuleState, NodeId, Reply, Snapshot};
 
@@ -39,12 +41,22 @@ pub struct Ground {
     pub config: Config,
     pub me: NodeId,
     pub state_dir: PathBuf,
+    /// What the process of a mirror is started with.
+    pub files: Files,
     pub inbox: Inbox,
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// What the other nodes say of their modules, by node.
     pub remotes: watch::Receiver<Arc<Vec<check::Remote>>>,
     /// What happened, for the journal.
     pub happened: mpsc::Sender<Happened>,
+}
+
+/// Absolute paths.
+#[derive(Clone, Debug)]
+pub struct Files {
+    pub program: PathBuf,
+    pub config: PathBuf,
+    pub run_dir: PathBuf,
 }
 
 /// Something that a person may want to read later.
@@ -100,12 +112,16 @@ impl Modules {
         let board = Board::new(
             mine.iter().map(|module| unheard(module)).collect(),
             mine.iter().map(|module| unseen(module)).collect(),
+            mine.iter().filter_map(|module| unmounted(module)).collect(),
         );
         let names = mine.iter().map(|module| module.name.clone()).collect();
         let start = |(place, found): (usize, memory::Found)| {
             let (asks, asked) = mpsc::channel(ASKS_MAX);
-            let keeper = Keeper::new(found, place, &ground, board.clone());
-            tokio::spawn(keeper.run(asked));
+            if let Kind::Mirror(_) = found.module.kind {
+                tokio::spawn(mirror::Keeper::new(found, place, &ground, board.clone()).run(asked));
+            } else {
+                tokio::spawn(Keeper::new(found, place, &ground, board.clone()).run(asked));
+            }
             asks
         };
         let keepers = memory.modules.into_iter().enumerate().map(start).collect();
@@ -177,7 +193,7 @@ pub fn groups_of(config: &Config, module: &Module) -> Vec<GroupId> {
         Kind::Farm(_) => {
             config.groups.iter().filter(|group| group.module == module.name).map(|group| group.id).collect()
         }
-        Kind::Light => Vec::new(),
+        Kind::Light | Kind::Mirror(_) => Vec::new(),
     }
 }
 
@@ -185,6 +201,7 @@ pub fn groups_of(config: &Config, module: &Module) -> Vec<GroupId> {
 pub fn module_of(command: &Command) -> Option<&str> {
     match command {
         Command::Module { module, .. }
+        | Command::Mirror { module, .. }
         | Command::Resource { module, .. }
         | Command::SetResource { module, .. }
         | Command::Report { module, .. }
@@ -204,6 +221,11 @@ fn unheard(module: &Module) -> ModuleReport {
         starts: 0,
         resources: Vec::new(),
     }
+}
+
+fn unmounted(module: &Module) -> Option<MirrorInfo> {
+    let Kind::Mirror(_) = module.kind else { return None };
+    Some(MirrorInfo { module: module.name.clone(), copies: Vec::new(), process: None })
 }
 
 fn unseen(module: &Module) -> ModuleInfo {

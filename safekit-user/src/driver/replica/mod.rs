@@ -1,12 +1,16 @@
 //! The replicated directories of a mirror.
 
+mod absence;
 pub mod apply;
 pub mod capture;
 pub mod copy;
 mod directory;
 mod identity;
+pub mod link;
 mod object;
+pub mod pair;
 pub mod recorder;
+pub mod service;
 pub mod store;
 pub mod watch;
 

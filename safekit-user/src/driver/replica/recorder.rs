@@ -10,22 +10,18 @@ use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use super::store::{Error, Store};
+use super::store::{Batch, Error, Store};
+use super::watch::Trace;
 use crate::engine::mirror::Entry;
+use crate::types::replica::ObjectId;
 
 /// Dropping it waits until what was queued is written.
 #[derive(Debug)]
 pub struct Recorder {
     /// Not bounded here: each batch has somebody who waits for it, and `recorded` must be able to go on while
     /// another is queued.
-    queue: Option<Sender<Batch>>,
+    queue: Option<Sender<(u64, Batch)>>,
     thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug)]
-struct Batch {
-    number: u64,
-    entries: Vec<Entry>,
 }
 
 impl Recorder {
@@ -42,10 +38,10 @@ impl Recorder {
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 
-    /// In the order of their numbers.
-    pub fn record(&self, batch: u64, entries: Vec<Entry>) {
+    /// In the order of their numbers. `traces`: where objects are that the entries name.
+    pub fn record(&self, batch: u64, entries: Vec<Entry>, traces: Vec<(ObjectId, Trace)>) {
         let queue = self.queue.as_ref().expect("it is there until the drop");
-        let queued = queue.send(Batch { number: batch, entries });
+        let queued = queue.send((batch, Batch { entries, traces }));
         assert!(queued.is_ok(), "the thread ends after its queue, unless it has panicked");
     }
 }
@@ -62,13 +58,12 @@ impl Drop for Recorder {
     }
 }
 
-fn write(mut store: Store, queued: &Receiver<Batch>, mut recorded: impl FnMut(Result<u64, Error>)) {
-    while let Ok(first) = queued.recv() {
-        let mut highest = first.number;
-        let mut batches = vec![first.entries];
-        for batch in queued.try_iter() {
-            highest = batch.number;
-            batches.push(batch.entries);
+fn write(mut store: Store, queued: &Receiver<(u64, Batch)>, mut recorded: impl FnMut(Result<u64, Error>)) {
+    while let Ok((mut highest, first)) = queued.recv() {
+        let mut batches = vec![first];
+        for (number, batch) in queued.try_iter() {
+            highest = number;
+            batches.push(batch);
         }
         recorded(store.append(&batches).map(|()| highest));
     }
@@ -77,13 +72,15 @@ fn write(mut store: Store, queued: &Receiver<Batch>, mut recorded: impl FnMut(Re
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::os::fd::AsFd as _;
     use std::path::Path;
     use std::sync::mpsc::sync_channel;
 
     use super::*;
+    use crate::driver::replica::object::FileHandle;
     use crate::driver::replica::store::Kept;
     use crate::driver::scripts::tests::TempDir;
-    use crate::types::replica::{ObjectId, Region};
+    use crate::types::replica::Region;
 
     fn open(path: &Path) -> (Store, Kept) {
         Store::open(&File::open(path).expect("it is there").into()).expect("nobody else has it")
@@ -103,9 +100,9 @@ mod tests {
             gate.recv().expect("the story goes on");
         });
         let recorder = recorder.expect("a thread");
-        recorder.record(1, add(1));
+        recorder.record(1, add(1), Vec::new());
         assert_eq!(heard.recv(), Ok(1));
-        (2..10).for_each(|number| recorder.record(number, add(number)));
+        (2..10).for_each(|number| recorder.record(number, add(number), Vec::new()));
         go.send(()).unwrap();
         assert_eq!(heard.recv(), Ok(9), "eight of them, one append");
         go.send(()).unwrap();
@@ -119,10 +116,14 @@ mod tests {
         let (said, heard) = sync_channel(100);
         let recorder = Recorder::start(open(dir.path()).0, move |result| said.send(result.unwrap()).unwrap());
         let recorder = recorder.expect("a thread");
-        (1..=50).for_each(|number| recorder.record(number, add(number)));
+        let here = File::open(dir.path()).expect("it is there");
+        let trace = Trace { handle: FileHandle::of(here.as_fd()).expect("it has one"), place: None };
+        let traces = |number| vec![(ObjectId(number), trace.clone())];
+        (1..=50).for_each(|number| recorder.record(number, add(number), traces(number)));
         drop(recorder);
         assert_eq!(heard.iter().last(), Some(50));
-        assert_eq!(open(dir.path()).1.regions.len(), 50);
+        let kept = open(dir.path()).1;
+        assert_eq!((kept.regions.len(), kept.traces.len()), (50, 50));
     }
 
     #[test]
@@ -134,9 +135,9 @@ mod tests {
         // No new file can be made in a directory that is gone.
         std::fs::remove_dir_all(dir.path()).unwrap();
         let many = (0..100_000).flat_map(add).collect();
-        recorder.record(1, many);
+        recorder.record(1, many, Vec::new());
         assert!(matches!(heard.recv(), Ok(Err(Error::Io { .. }))));
-        recorder.record(2, add(2));
+        recorder.record(2, add(2), Vec::new());
         assert!(matches!(heard.recv(), Ok(Err(Error::Failed))));
     }
 }

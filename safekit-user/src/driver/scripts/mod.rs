@@ -9,6 +9,7 @@
 //! lives on; only a run that is ended by force takes everything with it that it has started.
 
 mod cgroup;
+pub mod lasting;
 pub mod logs;
 mod output;
 mod processes;

@@ -283,7 +283,7 @@ fn word_is_stop(run: &Run) -> bool {
 }
 
 /// At exec. An application that held one of the daemon's descriptors would hide its death, or keep its ports.
-fn close_the_daemons_files() {
+pub(super) fn close_the_daemons_files() {
     // SAFETY: it only marks descriptors, of this process, which is about to become another program.
     unsafe {
         // Before Linux 5.11 there is none: then only what std opened is closed, which is all that is known of.

@@ -24,6 +24,7 @@ use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
 use super::cgroup::{self, Cgroup, is_run_of};
+use super::lasting::Lasting;
 use super::output::last_line;
 use super::processes::{Leader, Processes};
 use super::records::Kept;
@@ -180,6 +181,42 @@ fn command(name: &str, place: &Place, text: &str, run: &Run, kept: &Kept, gate: 
     command.args(words(place, text, run).iter().map(|word| literal(word)));
     command.stdin(Stdio::null()).kill_on_drop(true);
     command
+}
+
+/// A program that works for a module and outlives the daemon; its process.
+pub(super) async fn start_lasting(lasting: &Lasting) -> Result<u32, String> {
+    let name = lasting_name(&lasting.module, lasting.what);
+    let mut command = Command::new("systemd-run");
+    command.args(["--quiet", "--no-ask-password", "--collect", "--service-type=exec"]);
+    command.arg(format!("--unit={name}")).arg(format!("--slice={SLICE}"));
+    command.arg(format!("--description=safekit: the {} of module {}", lasting.what, lasting.module));
+    for property in [
+        "KillMode=mixed",
+        "DefaultDependencies=no",
+        "StandardError=inherit",
+        // Whoever writes to a replicated directory waits for it: it is the last to go.
+        "OOMScoreAdjust=-1000",
+        "LimitNOFILE=1048576",
+    ] {
+        command.args(["-p", property]);
+    }
+    command.args(["-p", &format!("StandardOutput=append:{}", lasting.log.display())]);
+    command.arg("--").arg(literal(&lasting.program.to_string_lossy()));
+    command.args(lasting.arguments.iter().map(|word| literal(&word.to_string_lossy())));
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let started = timeout(QUESTION_TIMEOUT, command.output()).await.map_err(|_| "systemd does not answer")?;
+    let started = started.map_err(|error| format!("cannot run systemd-run: {error}"))?;
+    if !started.status.success() {
+        return Err(format!("systemd did not start it: {}", last_line(&started.stderr)));
+    }
+    let facts = ask(&["show", "-p", "MainPID", "--", &name]).await?;
+    let pid: u32 = value(&facts, "MainPID").parse().unwrap_or(0);
+    if pid > 1 { Ok(pid) } else { Err("systemd names no process of it".to_owned()) }
+}
+
+/// Two dots, which no name of a run's unit has: `safekit.db..replica.service`
+fn lasting_name(module: &str, what: &str) -> String {
+    format!("{}.{what}.service", prefix(module))
 }
 
 /// systemd puts its own variables into words with a dollar sign; doubled, it is one again.

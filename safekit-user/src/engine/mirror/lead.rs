@@ -1,6 +1,7 @@
 //! The node that serves: changes from their begin to their answer, flushes, checkpoints, and the loss of the other copy.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use super::marks::Entry;
 use super::{CannotLead, Closing, Judgement, Made, Mirror, Order, Output, Peer, Ticket};
@@ -12,6 +13,9 @@ use crate::wire::replica::Message;
 const WINDOW_OPERATIONS: u64 = 4096;
 /// Regions that have changed since the last checkpoint: more, and the next one is due.
 const CHECKPOINT_REGIONS: usize = 3072;
+/// Nobody serves in the meantime, and a disk may have much to write that is not of this copy: a node that steps down is
+/// patient, because the other copy would be out of date otherwise.
+const STEP_DOWN_MAX: Duration = Duration::from_secs(20);
 /// Regions of a copy without its other one: more, and all of it is compared.
 pub(super) const MARKS_MAX: usize = 1 << 20;
 
@@ -79,6 +83,16 @@ pub(super) struct Leading {
     next_checkpoint: Instant,
     highest: u64,
     steps_down: Option<Instant>,
+    /// The last operations, on the way down: times that the driver tells a little later than what set them.
+    last_words: LastWords,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum LastWords {
+    #[default]
+    NotAsked,
+    Asked,
+    Said,
 }
 
 impl Leading {
@@ -287,9 +301,10 @@ impl Mirror {
             asked.map(|flush| flush.since).min(),
             leading.answers.front().map(|(_, _, since)| *since),
             leading.waiting.front().map(|waiting| waiting.since),
-            leading.steps_down,
         ];
-        since.into_iter().flatten().min().map(|since| since + self.settings.max_stall)
+        let asked = since.into_iter().flatten().min().map(|since| since + self.settings.max_stall);
+        let down = leading.steps_down.map(|since| since + self.settings.max_stall.max(STEP_DOWN_MAX));
+        asked.into_iter().chain(down).min()
     }
 
     pub(super) fn checkpoint_deadline(&self) -> Option<Instant> {
@@ -519,6 +534,7 @@ impl Mirror {
             }
         }
         self.leading.steps_down = Some(now);
+        self.leading.last_words = LastWords::default();
         self.close_gate(now);
     }
 
@@ -541,7 +557,12 @@ impl Mirror {
             return self.gated(now);
         }
         let is_prim = self.role() == MirrorRole::Prim;
-        if is_prim && !self.marks.is_empty() {
+        if is_prim && self.leading.last_words != LastWords::Said {
+            if self.leading.last_words == LastWords::NotAsked {
+                self.leading.last_words = LastWords::Asked;
+                self.outputs.push_back(Output::LastWords);
+            }
+        } else if is_prim && !self.marks.is_empty() {
             self.checkpoint(now);
         } else if is_prim {
             self.stepped_down(now);
@@ -552,6 +573,20 @@ impl Mirror {
                 Some(Checkpoint { number, position, untouched: 0, here: false, there: false });
             self.outputs.push_back(Output::SyncHere { number });
         }
+    }
+
+    /// So many operations that no change was begun for.
+    pub(super) fn last_words(&mut self, operations: u64, now: Instant) {
+        if self.leading.last_words != LastWords::Asked {
+            return;
+        }
+        self.leading.last_words = LastWords::Said;
+        if operations > 0 && self.role() == MirrorRole::Prim {
+            let first = self.leading.sent.next();
+            self.leading.sent.0 += operations;
+            self.outputs.push_back(Output::Transmit { ticket: Ticket(0), first });
+        }
+        self.if_drained(now);
     }
 
     fn step_down_synced(&mut self, number: u64, now: Instant) {

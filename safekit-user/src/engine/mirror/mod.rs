@@ -40,7 +40,7 @@ use self::lead::{Leading, MARKS_MAX};
 use self::marks::Marks;
 use self::resync::{Source, Target};
 use crate::types::Instant;
-use crate::types::replica::{DataGeneration, MirrorRole, ObjectId, Position, Region, Touch};
+use crate::types::replica::{Acknowledge, DataGeneration, MirrorRole, ObjectId, Position, Region, Touch};
 use crate::wire::replica::{Copy, ITEMS_MAX, Message, VERSION};
 
 /// Generations that a copy remembers to have been.
@@ -138,6 +138,7 @@ impl Mirror {
             Input::Flush { ticket, object, data_only } => self.flush(ticket, object, data_only, now),
             Input::FlushedHere { ticket } => self.flushed_here(ticket),
             Input::Recorded { batch } => self.batch_recorded(batch, now),
+            Input::LastWords { operations } => self.last_words(operations, now),
             Input::SyncedHere { number } => self.synced_here(number, now),
             Input::Connected => self.connected(),
             Input::Disconnected => self.disconnected(now),
@@ -156,6 +157,7 @@ impl Mirror {
             Input::PassDone { number, lost } => self.pass_done(number, &lost, now),
             Input::TargetSynced => self.target_synced(),
             Input::Numbers(numbers) => self.numbers = self.numbers.max(numbers),
+            Input::Found { touches } => self.found(&touches),
             Input::Tick => self.tick(now),
         }
         #[cfg(debug_assertions)]
@@ -178,6 +180,10 @@ impl Mirror {
 
     pub fn copy(&self) -> &Copy {
         &self.copy
+    }
+
+    pub fn acknowledge(&self) -> Acknowledge {
+        self.settings.acknowledge
     }
 
     /// Whether the object's place has to be remembered.
@@ -244,6 +250,34 @@ impl Mirror {
         }
         self.outputs.push_back(Output::Record { batch, entries });
         batch
+    }
+
+    /// Somebody changed the directory while it was not captured. What has no generation is compared as a whole anyway.
+    fn found(&mut self, touches: &[Touch]) {
+        if self.copy.generation.is_none() || self.copy.distrusted {
+            return;
+        }
+        if self.marks.len() + touches.len() > MARKS_MAX {
+            self.marks.clear();
+            self.copy.distrusted = true;
+            self.record(vec![Entry::Copy(self.copy.clone()), Entry::Clear]);
+            return;
+        }
+        let mut entries = Vec::new();
+        for touch in touches {
+            self.marks.add(*touch);
+            if !self.record.contains_key(&touch.region) {
+                entries.push(Entry::Add(touch.region));
+            }
+        }
+        if !entries.is_empty() {
+            self.record(entries);
+        }
+    }
+
+    /// Whether everything that was to be recorded is on the disk.
+    pub fn is_recorded(&self) -> bool {
+        self.recorded >= self.last_batch
     }
 
     fn number(&mut self) -> u64 {

@@ -185,11 +185,14 @@ fn who_serves_no_longer_has_everything_on_both_disks_first() {
     let mut story = Story::prim();
     story.write(1);
     let said = story.tell(Input::Order(Order::Follow)).to_vec();
-    let Some(Output::SyncHere { number }) = said.first() else { panic!("{said:?}") };
+    assert_eq!(said, [Output::LastWords]);
+    let said = story.tell(Input::LastWords { operations: 2 }).to_vec();
+    assert_eq!(said[0], Output::Transmit { ticket: Ticket(0), first: Position(2) });
+    let Some(Output::SyncHere { number }) = said.get(1) else { panic!("{said:?}") };
     assert_eq!(story.engine.role(), MirrorRole::Prim);
     story.tell(Input::SyncedHere { number: *number });
     assert_eq!(story.engine.role(), MirrorRole::Prim, "the other node has not said so yet");
-    let said = story.tell(Input::Message(Message::Checkpointed { position: Position(1) }));
+    let said = story.tell(Input::Message(Message::Checkpointed { position: Position(3) }));
     assert!(said.contains(&Output::Send(Message::SteppedDown)), "{said:?}");
     assert_eq!(story.engine.role(), MirrorRole::Wait);
     let region = Region { object: ObjectId(20), part: Part::Data(0) };

@@ -116,6 +116,10 @@ pub enum Input {
     Recorded {
         batch: u64,
     },
+    /// Operations of [`Output::LastWords`], maybe none.
+    LastWords {
+        operations: u64,
+    },
     /// The file system here is on the disk.
     SyncedHere {
         number: u64,
@@ -144,6 +148,10 @@ pub enum Input {
     TargetSynced,
     /// Numbers of objects below this may be in use.
     Numbers(u64),
+    /// Regions that were changed while nobody watched. Before the first connection.
+    Found {
+        touches: Vec<Touch>,
+    },
     Tick,
 }
 
@@ -165,6 +173,8 @@ pub enum Output {
         batch: u64,
         entries: Vec<Entry>,
     },
+    /// Nothing changes any more: what is left to be told of what has changed; then the input of that name.
+    LastWords,
     SyncHere {
         number: u64,
     },

@@ -292,12 +292,12 @@ fn now() -> Instant {
 
 /// One line that changes in place on a terminal, and lines below each other elsewhere.
 #[derive(Default)]
-struct Progress {
+pub(super) struct Progress {
     shown: String,
 }
 
 impl Progress {
-    fn show(&mut self, text: &str) {
+    pub(super) fn show(&mut self, text: &str) {
         if self.shown == text {
             return;
         }
@@ -311,7 +311,7 @@ impl Progress {
         };
     }
 
-    fn end(&mut self, text: &str) {
+    pub(super) fn end(&mut self, text: &str) {
         self.show(text);
         if std::io::stdout().is_terminal() {
             out("");

@@ -14,6 +14,7 @@ pub mod farm;
 pub mod keygen;
 pub mod logs;
 pub mod manual;
+pub mod mirror;
 pub mod module;
 pub mod place;
 pub mod reload;
@@ -51,6 +52,12 @@ pub enum Verb {
     Stopstart(verb::VerbArgs),
     /// Stop a module at once: without waiting for connections, with forced scripts.
     Forcestop(verb::VerbArgs),
+    /// Make this node's copies of a mirror those that serve.
+    Prim(mirror::PrimArgs),
+    /// Make this node's copies of a mirror follow the other node's.
+    Second(mirror::SecondArgs),
+    /// Look into a mirror: how its copies are, and whether they are equal.
+    Mirror(mirror::MirrorArgs),
     /// Show what watches a module, and switch it off for maintenance.
     Check(check::CheckArgs),
     /// Show what a module's scripts have printed, and how they ended.
@@ -87,6 +94,9 @@ pub enum Verb {
     Man(manual::ManArgs),
     /// Show a whole farm on this machine: three nodes, a client, a failure, a return.
     Demo(demo::DemoArgs),
+    /// The process that keeps the directories of one mirror; the daemon starts it.
+    #[command(hide = true)]
+    Replica(ReplicaArgs),
     /// The demo's web server.
     #[command(hide = true)]
     DemoWeb(demo::web::WebArgs),
@@ -112,6 +122,26 @@ pub struct DaemonArgs {
     /// Set by the parent process: the descriptor by which it notices this daemon's death.
     #[arg(long, hide = true, value_name = "FD")]
     pub pulse: Option<i32>,
+}
+
+/// What the daemon says to the process that keeps a mirror's directories.
+#[derive(Args, Clone, Debug)]
+pub struct ReplicaArgs {
+    /// The mirror.
+    #[arg(long, value_name = "NAME")]
+    pub module: String,
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Which node of the file this is.
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+    /// Where it listens: `replica-MODULE.sock`.
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: PathBuf,
+    /// Where durable state lives.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: PathBuf,
 }
 
 /// Where to find the daemon, and how to print.

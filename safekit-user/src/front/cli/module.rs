@@ -108,6 +108,7 @@ fn one(module: &ModuleInfo, snapshot: &Snapshot) -> String {
             .map_or_else(String::new, |until| format!(" for another {}", span(until.since(snapshot.taken))));
         text += &format!("  checks are off{end}: `safekit check on {}`\n", module.name);
     }
+    text += &super::mirror::brief(snapshot, &module.name);
     text += &checks(module, snapshot.taken);
     let remotes: Vec<String> = module.remotes.iter().map(remote).collect();
     if !remotes.is_empty() {
@@ -136,7 +137,7 @@ pub fn checks(module: &ModuleInfo, taken: Instant) -> String {
     format!("{}\n", trimmed(&table))
 }
 
-fn remote(remote: &crate::types::module::RemoteModule) -> String {
+pub(super) fn remote(remote: &crate::types::module::RemoteModule) -> String {
     match (remote.state, remote.heard_ms) {
         (Some(state), Some(ms)) if ms < FRESH_MS => format!("{} {state}", remote.node),
         (Some(state), Some(ms)) => {

@@ -93,6 +93,7 @@ fn print(args: &StatusArgs, reply: Reply, out: &mut impl Write) -> Result<Exit, 
         let known: Vec<String> = names(&snapshot);
         snapshot.farms.retain(|farm| farm.module == *module);
         snapshot.modules.retain(|it| it.name == *module);
+        snapshot.mirrors.retain(|it| it.module == *module);
         if !known.contains(module) {
             return Ok(refused(
                 &format!("there is no module {module} on this node"),

@@ -11,6 +11,7 @@ use crate::driver::clock;
 use crate::front::control_client::{Client, Error};
 use crate::front::exit::Exit;
 use crate::types::command::{Answer, NodeAnswer};
+use crate::types::mirror::MirrorInfo;
 use crate::types::module::{ModuleInfo, ModuleState, Role, Status, Verb};
 use crate::types::{Command, Instant, Reply, Snapshot};
 
@@ -146,8 +147,18 @@ impl Followed {
         if self.last.replace(module.state) != Some(module.state) {
             out(&format!("{}{}: {}{}", self.mark(), module.name, module.state, because(module)));
         }
-        self.exit = outcome(module, verb);
-        if let (Some(Exit::Failed), Some(next_step)) = (self.exit, &module.next_step) {
+        let mirror = snapshot.mirrors.iter().find(|mirror| mirror.module == args.module);
+        self.exit = match mirror {
+            Some(mirror) => outcome_of_mirror(module, mirror, verb),
+            None => outcome(module, verb),
+        };
+        let says_what_next = match self.exit {
+            Some(Exit::Failed) => true,
+            // Started, a mirror waits to be told what to do.
+            Some(_) => mirror.is_some() && !matches!(verb, Verb::Stop | Verb::Forcestop),
+            None => false,
+        };
+        if let Some(next_step) = module.next_step.as_ref().filter(|_| says_what_next) {
             err(&format!("{}next: {next_step}", self.mark()));
         }
     }
@@ -182,6 +193,21 @@ fn outcome(module: &ModuleInfo, verb: Verb) -> Option<Exit> {
         // Blocked, or given up: it does not go on by itself at once.
         (Role::Stop | Role::Wait, Status::NotReady | Status::Ready) if !wants_down => Some(Exit::Failed),
         (Role::Stop | Role::Wait | Role::Up | Role::Alone | Role::Prim | Role::Second, _) => None,
+    }
+}
+
+/// A mirror is started once its directories are there, whatever they are to do: that is said by other commands.
+fn outcome_of_mirror(module: &ModuleInfo, mirror: &MirrorInfo, verb: Verb) -> Option<Exit> {
+    let wants_down = matches!(verb, Verb::Stop | Verb::Forcestop);
+    match (module.state.role, module.state.status) {
+        (Role::Stop, _) if wants_down => Some(Exit::Done),
+        (_, _) if wants_down => None,
+        (Role::Stop | Role::Wait, Status::Transient) => None,
+        (_, _) if !mirror.copies.is_empty() => Some(Exit::Done),
+        // Its process does not live, or says nothing.
+        (Role::Stop | Role::Wait | Role::Up | Role::Alone | Role::Prim | Role::Second, _) => {
+            Some(Exit::Failed)
+        }
     }
 }
 

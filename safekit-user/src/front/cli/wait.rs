@@ -31,6 +31,15 @@ pub enum Goal {
     /// The module is up on this node; of a farm, it serves its share.
     #[value(name = "UP")]
     Up,
+    /// The mirror serves here, and the other copy is in sync.
+    #[value(name = "PRIM")]
+    Prim,
+    /// The mirror follows the other node, and is in sync.
+    #[value(name = "SECOND")]
+    Second,
+    /// The mirror serves here, whether or not the other copy is being brought up to date.
+    #[value(name = "ALONE")]
+    Alone,
     /// All nodes of the cluster are members, they agree, and every bucket has its owner.
     #[value(name = "converged")]
     Converged,
@@ -92,6 +101,11 @@ fn reached(args: &WaitArgs, snapshot: &Snapshot) -> bool {
     let is_up = module.is_none_or(|module| module.state == ModuleState::new(Role::Up, Status::Ready));
     match args.goal {
         Goal::Up => is_up && (serves || !is_farm),
+        Goal::Prim => module.is_some_and(|it| it.state == ModuleState::new(Role::Prim, Status::Ready)),
+        Goal::Second => module.is_some_and(|it| it.state == ModuleState::new(Role::Second, Status::Ready)),
+        Goal::Alone => {
+            module.is_some_and(|it| it.state.role == Role::Alone && it.state.status != Status::NotReady)
+        }
         Goal::Converged => snapshot.verdict == Verdict::Converged,
     }
 }
@@ -100,8 +114,10 @@ fn reached(args: &WaitArgs, snapshot: &Snapshot) -> bool {
 fn sentence(args: &WaitArgs, seen: &Snapshot) -> String {
     let module = seen.modules.iter().find(|module| module.name == args.module);
     match (args.goal, module) {
-        (Goal::Up, Some(module)) => format!("{}: {}", module.name, module.state),
-        (Goal::Up, None) | (Goal::Converged, _) => {
+        (Goal::Up | Goal::Prim | Goal::Second | Goal::Alone, Some(module)) => {
+            format!("{}: {}", module.name, module.state)
+        }
+        (Goal::Up | Goal::Prim | Goal::Second | Goal::Alone, None) | (Goal::Converged, _) => {
             format!("{}  {}", status::verdict_word(seen.verdict), seen.summary)
         }
     }

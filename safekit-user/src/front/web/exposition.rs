@@ -41,7 +41,7 @@ pub(super) struct Family<'p> {
 }
 
 /// The last words of the names of families that are measured in something.
-const UNITS: [&str; 2] = ["seconds", "ratio"];
+const UNITS: [&str; 3] = ["seconds", "ratio", "bytes"];
 
 impl Form {
     pub(super) const fn content_type(self) -> &'static str {

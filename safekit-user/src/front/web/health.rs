@@ -41,6 +41,8 @@ fn not_ready(module: &ModuleInfo) -> Option<String> {
     let ModuleState { role, status } = module.state;
     match (role, status) {
         (Role::Up | Role::Alone | Role::Prim, Status::Ready) => None,
+        // The application goes on while the other copy is brought up to date.
+        (Role::Alone | Role::Prim, Status::Transient) if module.kind == "mirror" => None,
         (Role::Second, Status::Ready) => Some("follows another node, which serves".to_owned()),
         (Role::Stop | Role::Wait, _) | (_, Status::NotReady | Status::Transient) => {
             let down = module.resources.iter().filter(|resource| resource.state == ResourceState::Down);
@@ -117,6 +119,27 @@ mod tests {
             assert!(!health.well && health.sentence.contains(expected), "{name}: {health:?}");
         }
         assert_eq!(of_module(&snapshot(), "ww"), None);
+    }
+
+    #[test]
+    fn a_mirror_is_well_where_it_serves() {
+        for (role, status, well) in [
+            (Role::Prim, Status::Ready, true),
+            (Role::Alone, Status::Ready, true),
+            (Role::Alone, Status::Transient, true),
+            (Role::Alone, Status::NotReady, false),
+            (Role::Second, Status::Ready, false),
+            (Role::Second, Status::Transient, false),
+            (Role::Wait, Status::NotReady, false),
+            (Role::Stop, Status::NotReady, false),
+        ] {
+            let mut snapshot = snapshot();
+            snapshot.farms.clear();
+            snapshot.modules[0].kind = "mirror".to_owned();
+            snapshot.modules[0].state = ModuleState::new(role, status);
+            let health = of_module(&snapshot, "www").expect("the sample has it");
+            assert_eq!(health.well, well, "{role} {status}: {health:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! number is bounded by the configuration, never by clients.
 
 use super::exposition::{Form, Kind, Page};
+use super::mirrors::mirrors;
 use crate::types::Snapshot;
 use crate::types::cluster::LinksInfo;
 use crate::types::module::{ModuleInfo, ResourceState};
@@ -25,6 +26,7 @@ pub(super) fn page(snapshot: &Snapshot, form: Form) -> String {
     farms(&mut page, snapshot);
     tables(&mut page, snapshot);
     modules(&mut page, snapshot);
+    mirrors(&mut page, &snapshot.mirrors, snapshot.taken);
     checks(&mut page, snapshot);
     scripts(&mut page, &snapshot.modules);
     page.finish()

@@ -11,6 +11,7 @@ mod exposition;
 mod health;
 mod listen;
 mod metrics;
+mod mirrors;
 #[cfg(test)]
 mod sample;
 

@@ -1,9 +1,11 @@
 //! A snapshot with something of everything, for tests.
 
 use crate::types::cluster::{ConfigIdentity, ConfigVersion, LinkInfo, LinksInfo, RefusedInfo};
+use crate::types::mirror::{CopyInfo, LatencyInfo, MirrorInfo, ResyncInfo, SyncState, VerificationInfo};
 use crate::types::module::{
     Action, CheckInfo, ModuleInfo, ResourceInfo, ResourceState, Role, ScriptTally, Status,
 };
+use crate::types::replica::{DataGeneration, MirrorRole};
 use crate::types::snapshot::{
     API_VERSION, CounterInfo, FarmInfo, GroupInfo, HeartbeatInfo, MemberState, NodeInfo, Undelivered,
     Verdict, VirtualIpInfo,
@@ -39,6 +41,7 @@ pub(super) fn snapshot() -> Snapshot {
         nodes: vec![node("web1", true), node("web2", false)],
         farms: vec![farm()],
         modules: vec![module()],
+        mirrors: vec![mirror()],
         links: links(),
         console: None,
         generation: 4,
@@ -136,6 +139,48 @@ fn module() -> ModuleInfo {
         }],
         remotes: Vec::new(),
     }
+}
+
+fn mirror() -> MirrorInfo {
+    let copy = CopyInfo {
+        directory: "/srv/db".to_owned(),
+        role: MirrorRole::Alone,
+        generation: Some(DataGeneration(7)),
+        sync: SyncState::Resynchronising,
+        why: "web2 came back".to_owned(),
+        cannot_lead: None,
+        connected: true,
+        frozen: false,
+        behind_operations: 3,
+        behind_bytes: 4096,
+        recorded_regions: 12,
+        write_latency: LatencyInfo { count: 9, p50_us: 80, p99_us: 1_500 },
+        flush_latency: LatencyInfo::default(),
+        stalls: 1,
+        refused: 0,
+        sent_bytes: 1_048_576,
+        received_bytes: 512,
+        resync: Some(ResyncInfo {
+            since: at(90),
+            ended: None,
+            everything: false,
+            passes: 1,
+            files: 4,
+            bytes: 1_000,
+            bytes_per_second: 100,
+            regions: 8,
+            left_ms: Some(2_500),
+        }),
+        verification: Some(VerificationInfo {
+            since: at(60),
+            ended: Some(at(70)),
+            complete: true,
+            objects: 4,
+            bytes: 1_000,
+            differing: 0,
+        }),
+    };
+    MirrorInfo { module: "db".to_owned(), copies: vec![copy], process: Some(77) }
 }
 
 fn links() -> LinksInfo {

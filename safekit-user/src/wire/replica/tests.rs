@@ -70,6 +70,15 @@ fn what_is_wrong_is_refused() {
     }
 }
 
+/// Whoever waits until something is complete must not wait for what no frame can be.
+#[test]
+fn a_huge_length_is_not_waited_for() {
+    let mut decoder = Decoder::default();
+    decoder.buffer().extend_from_slice(&u32::MAX.to_le_bytes());
+    assert!(!decoder.is_empty());
+    assert_eq!(decoder.take(), Err(Refused::TooLong(u32::MAX as usize)));
+}
+
 /// A frame of a later version, or garbage: refused, never a panic, whatever the bytes.
 #[test]
 fn garbage_with_a_right_checksum_is_refused_or_complete() {

@@ -74,6 +74,8 @@ impl Disk {
 pub(super) enum Job {
     /// Flush these, then say so.
     Flush { what: Vec<(u64, u64)>, then: Input },
+    /// What is left to be told by a node that steps down.
+    LastWords,
     /// A pass of copying: what is left of it.
     Pass { number: u64, left: VecDeque<u64> },
 }

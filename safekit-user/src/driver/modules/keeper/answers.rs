@@ -46,6 +46,10 @@ impl Keeper {
                 logs::runs(self.state_dir(), &module, script.as_deref(), last as usize)
             }
             Command::LogPage { module, run, from } => logs::page(self.state_dir(), &module, &run, from),
+            Command::Mirror { module, .. } => refused(
+                &format!("{module} is no mirror"),
+                "`safekit mirror status` lists the mirrors of this node",
+            ),
             _ => refused("this command is not about a module", "report this as a defect"),
         }
     }

@@ -1,7 +1,7 @@
 //! The keeper of one module: carries news to its automaton, and out what that decided.
 
 mod answers;
-mod report;
+pub(super) mod report;
 mod setup;
 
 use std::collections::BTreeSet;

@@ -1,8 +1,9 @@
 //! What a keeper tells other modules, other nodes and screens.
 
-use std::sync::Arc;
-
 use super::Keeper;
+use crate::config::Module;
+use crate::driver::check;
+use crate::driver::modules::Ground;
 use crate::driver::modules::valve::Valve;
 use crate::types::module::{ModuleReport, RemoteModule};
 use crate::types::{Instant, ModuleInfo, NodeId};
@@ -34,26 +35,30 @@ impl Keeper {
             maintenance: self.maintenance,
             checks: self.checks.infos(),
             resources: self.resources.all().collect(),
-            remotes: self.remotes(now),
+            remotes: remotes(&self.module, &self.ground, &self.remotes.borrow(), now),
         }
     }
+}
 
-    /// The same module on the other nodes.
-    fn remotes(&self, now: Instant) -> Vec<RemoteModule> {
-        let remotes = Arc::clone(&self.remotes.borrow());
-        let elsewhere = self.module.nodes.iter().filter(|node| **node != self.ground.me);
-        let one = |node: &NodeId| {
-            let remote = remotes.get(usize::from(node.0));
-            let report = remote.and_then(|(_, it)| it.iter().find(|it| it.module == self.module.name));
-            RemoteModule {
-                node: self.ground.config.name(*node).to_owned(),
-                state: report.map(|report| report.state),
-                heard_ms: remote
-                    .and_then(|(heard, _)| *heard)
-                    .map(|heard| u64::try_from(now.since(heard).as_millis()).unwrap_or(u64::MAX)),
-                cause: report.and_then(|report| report.cause.clone()),
-            }
-        };
-        elsewhere.map(one).collect()
-    }
+/// The same module on the other nodes.
+pub(in crate::driver::modules) fn remotes(
+    module: &Module,
+    ground: &Ground,
+    heard: &[check::Remote],
+    now: Instant,
+) -> Vec<RemoteModule> {
+    let elsewhere = module.nodes.iter().filter(|node| **node != ground.me);
+    let one = |node: &NodeId| {
+        let remote = heard.get(usize::from(node.0));
+        let report = remote.and_then(|(_, it)| it.iter().find(|it| it.module == module.name));
+        RemoteModule {
+            node: ground.config.name(*node).to_owned(),
+            state: report.map(|report| report.state),
+            heard_ms: remote
+                .and_then(|(heard, _)| *heard)
+                .map(|heard| u64::try_from(now.since(heard).as_millis()).unwrap_or(u64::MAX)),
+            cause: report.and_then(|report| report.cause.clone()),
+        }
+    };
+    elsewhere.map(one).collect()
 }

@@ -23,6 +23,7 @@ pub(super) fn setup(module: &Module) -> Setup {
     let (kind, drain) = match &module.kind {
         Kind::Farm(farm) => (module::Kind::Farm, Some(farm.drain_timeout).filter(|_| drains)),
         Kind::Light => (module::Kind::Light, None),
+        Kind::Mirror(_) => (module::Kind::Mirror, None),
     };
     Setup {
         name: module.name.clone(),

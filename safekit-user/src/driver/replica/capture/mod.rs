@@ -34,6 +34,7 @@ use rustix::process::Resource;
 
 use super::identity::Numbering;
 use super::watch::{Atlas, Nobody, Watch};
+use crate::wire::replica::Operation;
 
 use filesystem::Passage;
 use tree::Tree;
@@ -202,6 +203,11 @@ impl Captured {
                 let _unknown = self.notifier.inval_entry(INodeNo(parent), OsStr::from_bytes(&name));
             }
         }
+    }
+
+    /// Times of what was modified and not told yet; for whoever has stopped all changes.
+    pub fn last_times(&self) -> Vec<Operation> {
+        self.tree.last_times()
     }
 
     /// The directory lies there as it is. Applications that still use it get errors from now on.

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::index::Memory;
 use super::{Failure, Wire};
 use crate::driver::replica::apply::known::is_hidden;
 use crate::driver::replica::directory::{Directory, is_dot};
@@ -36,6 +37,7 @@ pub(super) struct Finder<'a> {
     pub(super) root: BorrowedFd<'a>,
     pub(super) inside: Inside<'a>,
     traces: &'a dyn Fn(ObjectId) -> Option<Trace>,
+    pub(super) memory: &'a mut Memory,
     /// What the other node knows of this pass already.
     placed: HashSet<ObjectId>,
     /// Names of objects that have several, by inode: made when somebody needs it.
@@ -44,6 +46,13 @@ pub(super) struct Finder<'a> {
 
 /// Directories by what they have names of: inodes.
 type Index = HashMap<u64, Vec<(ObjectId, FileHandle)>>;
+
+/// Where a trace leads.
+enum Traced {
+    Unknown,
+    Gone,
+    Found(Found),
+}
 
 /// What belongs to the replicated directory.
 #[derive(Clone, Copy)]
@@ -83,31 +92,53 @@ impl<'a> Finder<'a> {
         root: BorrowedFd<'a>,
         numbering: &'a Numbering,
         traces: &'a dyn Fn(ObjectId) -> Option<Trace>,
+        memory: &'a mut Memory,
     ) -> Result<Self, Errno> {
         let stat = rustix::fs::fstat(root)?;
         let inside = Inside { device: stat.st_dev, root_inode: stat.st_ino, numbering };
-        Ok(Self { root, inside, traces, placed: HashSet::from([ObjectId::ROOT]), index: None })
+        Ok(Self { root, inside, traces, memory, placed: HashSet::from([ObjectId::ROOT]), index: None })
     }
 
     /// None: it has gone.
-    pub(super) fn find(&self, object: ObjectId) -> Result<Option<Found>, Errno> {
-        let fd = if object == ObjectId::ROOT {
-            reopen(self.root, OFlags::PATH | OFlags::DIRECTORY)?
-        } else {
-            let Some(trace) = (self.traces)(object) else { return Ok(None) };
-            match trace.handle.open(self.root) {
-                Ok(fd) => fd,
-                Err(Errno::STALE | Errno::NOENT) => return Ok(None),
-                Err(error) => return Err(error),
+    pub(super) fn find(&mut self, object: ObjectId) -> Result<Option<Found>, Errno> {
+        if object == ObjectId::ROOT {
+            let fd = reopen(self.root, OFlags::PATH | OFlags::DIRECTORY)?;
+            let stat = rustix::fs::fstat(&fd)?;
+            return Ok(Some(Found { object, fd, stat }));
+        }
+        match self.follow(object, (self.traces)(object))? {
+            Traced::Found(found) => {
+                self.memory.is_found(object);
+                Ok(Some(found))
             }
+            Traced::Gone if self.memory.is_proven(object) => Ok(None),
+            Traced::Gone | Traced::Unknown => self.search(object),
+        }
+    }
+
+    /// By its number alone.
+    fn search(&mut self, object: ObjectId) -> Result<Option<Found>, Errno> {
+        let trace = self.memory.search(object, self.root, self.inside)?;
+        match self.follow(object, trace)? {
+            Traced::Found(found) => Ok(Some(found)),
+            Traced::Gone | Traced::Unknown => Ok(None),
+        }
+    }
+
+    fn follow(&self, object: ObjectId, trace: Option<Trace>) -> Result<Traced, Errno> {
+        let Some(trace) = trace else { return Ok(Traced::Unknown) };
+        let fd = match trace.handle.open(self.root) {
+            Ok(fd) => fd,
+            Err(Errno::STALE | Errno::NOENT) => return Ok(Traced::Gone),
+            Err(error) => return Err(error),
         };
         let stat = rustix::fs::fstat(&fd)?;
         if stat.st_nlink == 0 || stat.st_dev != self.inside.device {
-            return Ok(None);
+            return Ok(Traced::Gone);
         }
         // The inode may be another object's meanwhile.
-        let same = object == ObjectId::ROOT || identity::read(fd.as_fd(), stat.st_ino)? == Some(object.0);
-        Ok(same.then_some(Found { object, fd, stat }))
+        let same = identity::read(fd.as_fd(), stat.st_ino)? == Some(object.0);
+        Ok(if same { Traced::Found(Found { object, fd, stat }) } else { Traced::Gone })
     }
 
     /// How far it is from the replicated directory; none: it is not below it.
@@ -161,40 +192,31 @@ impl<'a> Finder<'a> {
         fd: &OwnedFd,
         stat: &Stat,
     ) -> Result<Option<(OwnedFd, Vec<u8>)>, Errno> {
-        let trace = (self.traces)(object).and_then(|trace| trace.place);
-        let (parent, likely) = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        let traced = (self.traces)(object).and_then(|trace| trace.place);
+        let searched = self.memory.known(object).and_then(|trace| trace.place.clone());
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             let parent = parent_of(fd, self.inside.device, stat.st_ino)?.map(|(parent, _)| parent);
-            (parent, trace.map(|(_, name)| name))
-        } else {
-            match trace {
-                Some((handle, name)) => (handle.open(self.root).ok(), Some(name)),
-                None => (None, None),
-            }
-        };
-        if let Some(parent) = parent {
-            if let Some(name) = likely
-                && is_there(&parent, &name, stat)
+            let Some(parent) = parent else { return Ok(None) };
+            return called(parent, traced.or(searched).map(|(_, name)| name), stat);
+        }
+        for (parent, name) in [traced, searched].into_iter().flatten() {
+            if let Ok(parent) = parent.open(self.root)
+                && let Some(found) = called(parent, Some(name), stat)?
             {
-                return Ok(Some((parent, name)));
-            }
-            if let Some(name) = name_within(&parent, stat)? {
-                return Ok(Some((parent, name)));
+                return Ok(Some(found));
             }
         }
         self.indexed(stat)
     }
 
     fn indexed(&mut self, stat: &Stat) -> Result<Option<(OwnedFd, Vec<u8>)>, Errno> {
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            return Ok(None);
-        }
         let wanted = stat.st_ino;
         let mut place = None;
-        walk(self.root, self.inside, |_, fd, found, name| {
+        walk(self.all()?, self.inside, |_, fd, found, name| {
             if found.stat.st_ino == wanted && place.is_none() {
                 place = Some((reopen(fd, OFlags::PATH | OFlags::DIRECTORY)?, name.to_vec()));
             }
-            Ok(())
+            Ok(true)
         })?;
         Ok(place)
     }
@@ -203,35 +225,38 @@ impl<'a> Finder<'a> {
     pub(super) fn directories_of(&mut self, found: &Found) -> Result<Vec<(ObjectId, FileHandle)>, Errno> {
         if self.index.is_none() {
             let mut index = Index::new();
-            walk(self.root, self.inside, |directory, fd, found, _| {
+            walk(self.all()?, self.inside, |directory, fd, found, _| {
                 if found.stat.st_nlink > 1 && found.kind() != FileType::Directory {
                     index.entry(found.stat.st_ino).or_default().push((directory, FileHandle::of(fd)?));
                 }
-                Ok(())
+                Ok(true)
             })?;
             self.index = Some(index);
         }
         let names = self.index.as_ref().and_then(|index| index.get(&found.stat.st_ino));
         Ok(names.cloned().unwrap_or_default())
     }
+
+    fn all(&self) -> Result<BTreeMap<ObjectId, OwnedFd>, Errno> {
+        let root = reopen(self.root, OFlags::PATH | OFlags::DIRECTORY)?;
+        Ok(BTreeMap::from([(ObjectId::ROOT, root)]))
+    }
 }
 
-/// Every name below the replicated directory.
-fn walk(
-    root: BorrowedFd<'_>,
+/// Every name in these directories, and in those below that `see` wants.
+pub(super) fn walk(
+    mut left: BTreeMap<ObjectId, OwnedFd>,
     inside: Inside<'_>,
-    mut see: impl FnMut(ObjectId, BorrowedFd<'_>, &Found, &[u8]) -> Result<(), Errno>,
+    mut see: impl FnMut(ObjectId, BorrowedFd<'_>, &Found, &[u8]) -> Result<bool, Errno>,
 ) -> Result<(), Errno> {
-    let start = reopen(root, OFlags::PATH | OFlags::DIRECTORY)?;
-    let mut left = BTreeMap::from([(ObjectId::ROOT, start)]);
     while let Some((directory, fd)) = left.pop_first() {
         for name in names_of(&fd)? {
             if is_hidden(directory, &name) {
                 continue;
             }
             let Some(found) = inside.meet(fd.as_fd(), &name)? else { continue };
-            see(directory, fd.as_fd(), &found, &name)?;
-            if found.kind() == FileType::Directory {
+            let wanted = see(directory, fd.as_fd(), &found, &name)?;
+            if wanted && found.kind() == FileType::Directory {
                 left.insert(found.object, found.fd);
             }
         }
@@ -249,6 +274,19 @@ fn parent_of(directory: &OwnedFd, device: u64, inode: u64) -> Result<Option<(Own
     };
     let stat = rustix::fs::fstat(&above)?;
     Ok((stat.st_ino != inode && stat.st_dev == device).then_some((above, stat)))
+}
+
+/// By a likely name, or by any.
+fn called(
+    parent: OwnedFd,
+    likely: Option<Vec<u8>>,
+    wanted: &Stat,
+) -> Result<Option<(OwnedFd, Vec<u8>)>, Errno> {
+    let name = match likely.filter(|name| is_there(&parent, name, wanted)) {
+        Some(name) => Some(name),
+        None => name_within(&parent, wanted)?,
+    };
+    Ok(name.map(|name| (parent, name)))
 }
 
 fn is_there(parent: &OwnedFd, name: &[u8], wanted: &Stat) -> bool {

@@ -19,6 +19,7 @@
 //! applications write: what it reads torn is marked again by that write, and is part of the next pass.
 
 mod find;
+mod index;
 mod source;
 mod target;
 #[cfg(test)]
@@ -28,7 +29,7 @@ use rustix::io::Errno;
 
 use crate::wire::replica::{Copied, Digest, Frame};
 
-pub use source::{Progress, Source, Work};
+pub use source::{Counted, Progress, Source, Work};
 pub use target::Target;
 
 /// The connection, for whoever copies.

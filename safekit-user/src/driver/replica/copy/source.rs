@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::find::{Finder, Found, names_of};
+use super::index::Memory;
 use super::{Failure, Wire, digest};
 use crate::driver::replica::apply::files::read_full;
 use crate::driver::replica::apply::known::is_hidden;
@@ -44,39 +46,55 @@ pub struct Work {
     pub touches: Vec<Touch>,
 }
 
-/// Of all passes of a resynchronisation.
+/// What has been carried over so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     pub files: u64,
     pub bytes_sent: u64,
 }
 
+/// Counted while a pass is under way, for whoever looks.
+#[derive(Debug, Default)]
+pub struct Counted {
+    files: AtomicU64,
+    bytes_sent: AtomicU64,
+}
+
+impl Counted {
+    pub fn now(&self) -> Progress {
+        let count = |it: &AtomicU64| it.load(Ordering::Relaxed);
+        Progress { files: count(&self.files), bytes_sent: count(&self.bytes_sent) }
+    }
+}
+
 pub struct Source {
     root: OwnedFd,
     numbering: Arc<Numbering>,
-    progress: Progress,
+    memory: Memory,
+    counted: Arc<Counted>,
 }
 
 impl Source {
     /// `root`: the replicated directory.
-    pub fn open(root: BorrowedFd<'_>, numbering: Arc<Numbering>) -> Result<Self, Errno> {
+    pub fn open(
+        root: BorrowedFd<'_>,
+        numbering: Arc<Numbering>,
+        counted: Arc<Counted>,
+    ) -> Result<Self, Errno> {
         let root = reopen(root, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        Ok(Self { root, numbering, progress: Progress::default() })
+        Ok(Self { root, numbering, memory: Memory::default(), counted })
     }
 
-    pub fn progress(&self) -> Progress {
-        self.progress
-    }
-
-    /// Gives back what could not be found on the other side.
+    /// Gives back what could not be found on the other side, or may be somewhere on this one.
     pub fn pass(
         &mut self,
         work: &Work,
         traces: &dyn Fn(ObjectId) -> Option<Trace>,
         wire: &mut dyn Wire,
     ) -> Result<Vec<ObjectId>, Failure> {
-        let finder =
-            Finder::new(self.root.as_fd(), &self.numbering, traces).map_err(io("open the directory"))?;
+        self.memory.begin_pass(&work.touches);
+        let finder = Finder::new(self.root.as_fd(), &self.numbering, traces, &mut self.memory)
+            .map_err(io("open the directory"))?;
         let everything =
             work.everything || work.touches.iter().any(|touch| touch.region == Region::EVERYTHING);
         let pass = Pass {
@@ -93,7 +111,7 @@ impl Source {
             comparing: None,
             asked: VecDeque::new(),
             lost: Vec::new(),
-            progress: &mut self.progress,
+            counted: &self.counted,
             buffer: vec![0; CONTENTS_BYTES],
         };
         pass.run(work.number)
@@ -184,7 +202,7 @@ struct Pass<'a> {
     comparing: Option<(Rc<Comparing>, VecDeque<Range>)>,
     asked: VecDeque<Question>,
     lost: Vec<ObjectId>,
-    progress: &'a mut Progress,
+    counted: &'a Counted,
     buffer: Vec<u8>,
 }
 
@@ -212,6 +230,10 @@ impl Pass<'_> {
         self.finish_directories()?;
         self.ask(Copying::PassEnd { number }, Question::PassEnd { number })?;
         self.take_answer()?;
+        let uncertain = self.finder.memory.uncertain();
+        if !self.everything {
+            self.lost.extend(uncertain);
+        }
         Ok(self.lost)
     }
 

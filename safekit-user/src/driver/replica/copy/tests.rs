@@ -268,7 +268,8 @@ impl Copies {
             files_filled: 0,
         };
         let source = open(&self.root("source"));
-        let mut source = Source::open(source.as_fd(), Arc::clone(&self.numbering[0])).expect("a directory");
+        let numbering = Arc::clone(&self.numbering[0]);
+        let mut source = Source::open(source.as_fd(), numbering, Arc::default()).expect("a directory");
         let traces = self.traces.clone();
         let mut work = Work { number: 0, everything, fresh_from: u64::MAX, touches: self.touches.clone() };
         loop {
@@ -411,6 +412,85 @@ fn a_renamed_directory_keeps_what_is_in_it() {
     fs::rename(root.join("old"), root.join("place/new")).expect("it is free");
     let (moved, made) = copies.copy(false, None).expect("nobody cuts it");
     assert_eq!((moved, made), (0, 0));
+    copies.assert_same();
+}
+
+/// The other node recorded them before this one took over: nobody here knows where they are.
+#[test]
+fn what_only_the_other_node_recorded_is_found_by_its_number() {
+    let Some(mut copies) = Copies::new(4) else { return };
+    let root = copies.root("source");
+    fs::create_dir_all(root.join("a/deep")).expect("a directory");
+    fs::create_dir(root.join("bare")).expect("a directory");
+    let paths = ["a/deep/file", "a/other", "gone"].map(|below| root.join(below));
+    paths.iter().for_each(|path| fs::write(path, vec![7; 200_000]).expect("a file"));
+    fs::hard_link(&paths[1], root.join("bare/second name")).expect("a free name");
+    copies.copy(true, None).expect("nobody cuts it");
+    for path in &paths {
+        copies.touch(path, |it| contents_touched(it, 70_000, 4));
+    }
+    copies.touch_names(&root);
+    copies.touch(&root.join("bare"), |it| vec![Touch::all(Region::meta(it))]);
+    copies.traces.clear();
+    // The target has what the other node wrote and this one never got.
+    for path in ["a/deep/file", "a/other"] {
+        let file = fs::OpenOptions::new().write(true).open(copies.root("target").join(path));
+        file.expect("a file").write_all_at(b"lost", 70_000).expect("a file");
+    }
+    let bare = copies.root("target").join("bare");
+    fs::set_permissions(bare, fs::Permissions::from_mode(0o711)).expect("root may");
+    fs::remove_file(&paths[2]).expect("it is there");
+    let (moved, _) = copies.copy(false, None).expect("nobody cuts it");
+    assert_eq!(moved, 2 * 4096, "a block of each");
+    copies.assert_same();
+}
+
+/// A trace may be older than the inode: what it leads to is another object now, or nothing.
+#[test]
+fn what_was_made_anew_since_its_trace_is_found() {
+    let Some(mut copies) = Copies::new(5) else { return };
+    let path = copies.root("source").join("file");
+    fs::write(&path, vec![7; 200_000]).expect("a file");
+    copies.copy(true, None).expect("nobody cuts it");
+    copies.touch(&path, |it| contents_touched(it, 70_000, 4));
+    let number = copies.number(&path);
+    copies.touch(&copies.root("source"), |it| vec![Touch::all(Region::meta(it))]);
+    let beside = copies.root("source").join("beside");
+    fs::copy(&path, &beside).expect("there is room");
+    fs::rename(&beside, &path).expect("it is there");
+    let made = open(&path);
+    let inode = rustix::fs::fstat(&made).expect("it is open").st_ino;
+    identity::write(made.as_fd(), number.0, inode).expect("it keeps attributes");
+    let modified = fs::metadata(copies.root("target").join("file")).and_then(|facts| facts.modified());
+    let file = fs::OpenOptions::new().write(true).open(&path).expect("a file");
+    file.write_all_at(b"new", 70_000).expect("a file");
+    file.set_modified(modified.expect("it is there")).expect("a file");
+    copies.copy(false, None).expect("nobody cuts it");
+    copies.assert_same();
+}
+
+/// Its trace names the directory where it was.
+#[test]
+fn what_moved_elsewhere_since_its_trace_is_found() {
+    let Some(mut copies) = Copies::new(6) else { return };
+    let root = copies.root("source");
+    fs::create_dir(root.join("old")).expect("a directory");
+    fs::create_dir(root.join("new")).expect("a directory");
+    fs::write(root.join("old/file"), vec![7; 200_000]).expect("a file");
+    copies.copy(true, None).expect("nobody cuts it");
+    copies.touch(&root.join("old/file"), |it| contents_touched(it, 70_000, 4));
+    // Both copies moved it when they were equal; only the trace did not.
+    for side in ["source", "target"] {
+        let side = copies.root(side);
+        fs::rename(side.join("old/file"), side.join("new/other")).expect("it is free");
+    }
+    ["old", "new"].iter().for_each(|it| {
+        copies.touch(&root.join(it), |it| vec![Touch::all(Region::meta(it))]);
+    });
+    let file = fs::OpenOptions::new().write(true).open(root.join("new/other")).expect("a file");
+    file.write_all_at(b"changed", 70_000).expect("a file");
+    let (moved, _) = copies.copy(false, None).expect("nobody cuts it");
+    assert_eq!(moved, 4096);
     copies.assert_same();
 }
 

@@ -6,16 +6,18 @@
 //!
 //! Little endian. `file` was drawn at random for this file, so that bytes which a former file has left on the disk are
 //! never taken for blocks of this one; `number` counts the blocks of the file from 0. The fields before the content are
-//! the same in every format. The content is postcard: a [`Kind`], then regions of a piece of the snapshot, or entries
-//! of an append, as many as there are.
+//! the same in every format. The content is postcard: a [`Kind`], then regions or traces of a piece of the snapshot, or
+//! what an append says, as many as there are.
 //!
 //! The pieces of the snapshot are the first blocks, and were synced before the file got its name.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::Batch;
 use super::state::State;
+use crate::driver::replica::watch::Trace;
 use crate::engine::mirror::Entry;
-use crate::types::replica::Region;
+use crate::types::replica::{ObjectId, Region};
 use crate::wire::replica::Copy;
 
 const FORMAT: u32 = 1;
@@ -24,15 +26,29 @@ const CHECKED_FROM: usize = 12;
 const HEAD_BYTES: usize = 36;
 /// A quarter of a mebibyte: what a damaged sector takes with it, and what is checked at once.
 const PIECE_REGIONS_MAX: usize = 16 * 1024;
+/// As much, with names as they are.
+const PIECE_TRACES_MAX: usize = 4 * 1024;
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Kind {
-    /// Of the snapshot; `left` others follow.
-    Piece {
+    /// Of the snapshot; `left` other pieces follow.
+    Regions {
+        copy: Copy,
+        left: u32,
+    },
+    /// Of the snapshot, behind all regions.
+    Traces {
         copy: Copy,
         left: u32,
     },
     Append,
+}
+
+/// What an append says.
+#[derive(Debug, Serialize, Deserialize)]
+enum Said<E, T> {
+    Entry(E),
+    Trace(ObjectId, T),
 }
 
 /// What a file says.
@@ -53,39 +69,53 @@ pub(super) enum Damage {
 /// The blocks that begin a file, and how many they are.
 pub(super) fn snapshot(file: u64, state: &State) -> (Vec<u8>, u64) {
     let regions: Vec<Region> = state.regions.iter().copied().collect();
-    let mut pieces: Vec<&[Region]> = regions.chunks(PIECE_REGIONS_MAX).collect();
-    if pieces.is_empty() {
-        pieces.push(&[]);
-    }
-    let mut bytes = Vec::new();
-    let mut left = pieces.len() as u32;
-    for (number, piece) in (0..).zip(&pieces) {
+    let traces: Vec<(ObjectId, &[u8])> = state.traces.packed().collect();
+    let of_regions = regions.len().div_ceil(PIECE_REGIONS_MAX).max(1);
+    let pieces = of_regions + traces.len().div_ceil(PIECE_TRACES_MAX);
+    let (mut bytes, mut left) = (Vec::new(), pieces as u32);
+    let mut piece = |kind: fn(Copy, u32) -> Kind, write: &dyn Fn(&mut Vec<u8>)| {
         left -= 1;
-        block(file, number, &Kind::Piece { copy: state.copy.clone(), left }, *piece, &mut bytes);
+        let number = pieces as u64 - 1 - u64::from(left);
+        block(file, number, &kind(state.copy.clone(), left), write, &mut bytes);
+    };
+    for index in 0..of_regions {
+        let end = regions.len().min((index + 1) * PIECE_REGIONS_MAX);
+        let some = &regions[index * PIECE_REGIONS_MAX..end];
+        piece(|copy, left| Kind::Regions { copy, left }, &|content| {
+            some.iter().for_each(|region| say(region, content));
+        });
     }
-    (bytes, pieces.len() as u64)
+    for some in traces.chunks(PIECE_TRACES_MAX) {
+        piece(|copy, left| Kind::Traces { copy, left }, &|content| {
+            for (object, packed) in some {
+                say(object, content);
+                content.extend_from_slice(packed);
+            }
+        });
+    }
+    (bytes, pieces as u64)
 }
 
 /// One block for all of them: either all count, or none.
-pub(super) fn append(file: u64, number: u64, batches: &[Vec<Entry>]) -> Vec<u8> {
+pub(super) fn append(file: u64, number: u64, batches: &[Batch]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    block(file, number, &Kind::Append, batches.iter().flatten(), &mut bytes);
+    let write = |content: &mut Vec<u8>| {
+        for Batch { entries, traces } in batches {
+            entries.iter().for_each(|entry| say(&Said::<_, &Trace>::Entry(entry), content));
+            traces.iter().for_each(|(object, trace)| say(&Said::<&Entry, _>::Trace(*object, trace), content));
+        }
+    };
+    block(file, number, &Kind::Append, &write, &mut bytes);
     bytes
 }
 
-fn block<'a, T: Serialize + 'a>(
-    file: u64,
-    number: u64,
-    kind: &Kind,
-    items: impl IntoIterator<Item = &'a T>,
-    bytes: &mut Vec<u8>,
-) {
+fn block(file: u64, number: u64, kind: &Kind, write: &dyn Fn(&mut Vec<u8>), bytes: &mut Vec<u8>) {
     let start = bytes.len();
     bytes.resize(start + HEAD_BYTES, 0);
     say(kind, bytes);
-    items.into_iter().for_each(|item| say(item, bytes));
+    write(bytes);
     let block = &mut bytes[start..];
-    let length = u32::try_from(block.len() - HEAD_BYTES).expect("entries that are in memory are far fewer");
+    let length = u32::try_from(block.len() - HEAD_BYTES).expect("what is in memory is far less");
     block[..8].copy_from_slice(&MAGIC);
     block[12..16].copy_from_slice(&FORMAT.to_le_bytes());
     block[16..20].copy_from_slice(&length.to_le_bytes());
@@ -198,26 +228,37 @@ impl Reader {
     /// None: the checksum is right, and this is not what is written here.
     fn understand(&mut self, content: &[u8], at: usize) -> Option<()> {
         match postcard::take_from_bytes::<Kind>(content).ok()? {
-            (Kind::Piece { copy, left }, regions) => {
-                let due = match self.pieces {
-                    Pieces::NoneYet => true,
-                    Pieces::Missing(missing) => missing.checked_sub(1) == Some(left),
-                    Pieces::Complete => false,
-                };
-                if !due {
-                    self.damaged(at);
-                }
-                self.state.copy = copy;
-                self.pieces = if left == 0 { Pieces::Complete } else { Pieces::Missing(left) };
+            (Kind::Regions { copy, left }, regions) => {
+                self.piece(copy, left, at);
                 each(regions, |region| self.state.add(region))
             }
-            (Kind::Append, entries) => {
+            (Kind::Traces { copy, left }, traces) => {
+                self.piece(copy, left, at);
+                each(traces, |(object, trace): (ObjectId, Trace)| self.state.trace(object, &trace))
+            }
+            (Kind::Append, said) => {
                 if !matches!(self.pieces, Pieces::Complete) {
                     self.damaged(at);
                 }
-                each(entries, |entry: Entry| self.state.apply(&entry))
+                each(said, |said: Said<Entry, Trace>| match said {
+                    Said::Entry(entry) => self.state.apply(&entry),
+                    Said::Trace(object, trace) => self.state.trace(object, &trace),
+                })
             }
         }
+    }
+
+    fn piece(&mut self, copy: Copy, left: u32, at: usize) {
+        let due = match self.pieces {
+            Pieces::NoneYet => true,
+            Pieces::Missing(missing) => missing.checked_sub(1) == Some(left),
+            Pieces::Complete => false,
+        };
+        if !due {
+            self.damaged(at);
+        }
+        self.state.copy = copy;
+        self.pieces = if left == 0 { Pieces::Complete } else { Pieces::Missing(left) };
     }
 }
 

@@ -9,9 +9,8 @@ use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::blocks;
-use super::state::State;
-use super::{Doing as _, Error};
-use crate::engine::mirror::Entry;
+use super::state::{self, State};
+use super::{Batch, Doing as _, Error, traces};
 
 pub(super) const NAME: &str = "record";
 pub(super) const NEW: &str = "record.new";
@@ -21,8 +20,9 @@ pub(super) const LENGTH_MIN: u64 = 256 * 1024;
 const GROWTH: u64 = 4;
 /// Room is made in such steps, so that a sync of an append has no length to write.
 const STEP_BYTES: u64 = 1024 * 1024;
-/// Longer than any that is written: `GROWTH` times as many regions as there can be, of 16 bytes.
-const READ_BYTES_MAX: u64 = 128 * 1024 * 1024;
+/// Longer than any that is written: `GROWTH` times as many regions as there can be, of 16 bytes, and their traces.
+const READ_BYTES_MAX: u64 = 256 * 1024 * 1024;
+const _: () = assert!(GROWTH * (state::REGIONS_MAX as u64 * 16 + traces::BYTES_MAX as u64) < READ_BYTES_MAX);
 
 #[derive(Debug)]
 pub(super) struct Log {
@@ -73,7 +73,7 @@ impl Log {
     }
 
     /// On the disk; or not written, false: the file would be too long.
-    pub(super) fn append(&mut self, batches: &[Vec<Entry>]) -> Result<bool, Error> {
+    pub(super) fn append(&mut self, batches: &[Batch]) -> Result<bool, Error> {
         let block = blocks::append(self.id, self.next_number, batches);
         let end = self.end + block.len() as u64;
         if end > self.length_max {

@@ -1,4 +1,5 @@
-//! What a node keeps on its disk of one copy: what it is, and which regions may differ from the other copy.
+//! What a node keeps on its disk of one copy: what it is, which regions may differ from the other copy, and where their
+//! objects are found again.
 //!
 //! ```text
 //!   lock          held while a store is open
@@ -19,7 +20,9 @@
 mod blocks;
 mod log;
 mod state;
+mod traces;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -30,8 +33,9 @@ use rustix::io::Errno;
 use self::blocks::Damage;
 use self::log::Log;
 use self::state::State;
+use super::watch::Trace;
 use crate::engine::mirror::Entry;
-use crate::types::replica::Region;
+use crate::types::replica::{ObjectId, Region};
 use crate::wire::replica::Copy;
 
 const LOCK: &str = "lock";
@@ -51,6 +55,22 @@ pub struct Store {
 pub struct Kept {
     pub copy: Copy,
     pub regions: Vec<Region>,
+    /// Of objects of these regions; not of all.
+    pub traces: BTreeMap<ObjectId, Trace>,
+}
+
+/// What is recorded at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    pub entries: Vec<Entry>,
+    /// Where objects are; said after the entries. One is kept for as long as a region of its object is recorded.
+    pub traces: Vec<(ObjectId, Trace)>,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.traces.is_empty()
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -90,15 +110,15 @@ impl Store {
 
     /// All of them are on the disk when it returns, and all or none after a crash. After an error there is no other
     /// append: Linux reports a failed write once, and forgets what it could not write (fsync(2), since 4.13).
-    pub fn append(&mut self, batches: &[Vec<Entry>]) -> Result<(), Error> {
+    pub fn append(&mut self, batches: &[Batch]) -> Result<(), Error> {
         if self.failed {
             return Err(Error::Failed);
         }
-        if batches.iter().all(Vec::is_empty) {
+        if batches.iter().all(Batch::is_empty) {
             return Ok(());
         }
         self.failed = true;
-        batches.iter().flatten().for_each(|entry| self.state.apply(entry));
+        batches.iter().for_each(|batch| self.state.take(batch));
         if !self.log.append(batches)? {
             self.log = Log::create(&self.directory, &self.state)?;
         }

@@ -35,6 +35,11 @@ impl Bench {
     }
 
     fn append(&mut self, batches: &[Vec<Entry>]) {
+        let batches: Vec<_> = batches.iter().cloned().map(untraced).collect();
+        self.append_batches(&batches);
+    }
+
+    fn append_batches(&mut self, batches: &[Batch]) {
         self.store.as_mut().expect("it is open").append(batches).expect("the disk works");
         tell(&mut self.expected, batches);
     }
@@ -80,23 +85,54 @@ impl Bench {
         }
     }
 
-    fn batch(&mut self) -> Vec<Entry> {
-        (0..self.random.usize(0..12)).map(|_| self.entry()).collect()
+    fn batch(&mut self) -> Batch {
+        let entries = (0..self.random.usize(0..12)).map(|_| self.entry()).collect();
+        let traces = (0..self.random.usize(0..6))
+            .map(|_| {
+                (ObjectId(self.random.u64(1..7)), trace(self.random.u32(1..1 << 20), self.random.bool()))
+            })
+            .collect();
+        Batch { entries, traces }
     }
 }
 
-/// The model: a plain set.
-fn tell(kept: &mut Kept, batches: &[Vec<Entry>]) {
+/// The model: a plain set, and traces of what is in it.
+fn tell(kept: &mut Kept, batches: &[Batch]) {
     let mut regions: BTreeSet<_> = kept.regions.drain(..).collect();
-    for entry in batches.iter().flatten() {
-        match entry {
-            Entry::Copy(copy) => kept.copy = copy.clone(),
-            Entry::Add(region) => drop(regions.insert(*region)),
-            Entry::Remove(region) => drop(regions.remove(region)),
-            Entry::Clear => regions.clear(),
+    let known = |regions: &BTreeSet<Region>, object| regions.iter().any(|region| region.object == object);
+    for Batch { entries, traces } in batches {
+        for entry in entries {
+            match entry {
+                Entry::Copy(copy) => kept.copy = copy.clone(),
+                Entry::Add(region) => drop(regions.insert(*region)),
+                Entry::Remove(region) => drop(regions.remove(region)),
+                Entry::Clear => regions.clear(),
+            }
+            kept.traces.retain(|object, _| known(&regions, *object));
         }
+        let wanted = traces.iter().filter(|(object, _)| known(&regions, *object));
+        kept.traces.extend(wanted.cloned());
     }
     kept.regions = regions.into_iter().collect();
+}
+
+fn untraced(entries: Vec<Entry>) -> Batch {
+    Batch { entries, traces: Vec::new() }
+}
+
+/// As a file system could have called it.
+fn trace(inode: u32, named: bool) -> Trace {
+    let handle = |inode: u32| (1, inode.to_le_bytes().map(|byte| byte | 1).to_vec());
+    let place = named.then(|| (handle(inode / 2), format!("file {inode}").into_bytes()));
+    let bytes = postcard::to_allocvec(&(handle(inode), place)).expect("plain data");
+    postcard::from_bytes(&bytes).expect("a handle and a place")
+}
+
+/// An object, and where it is.
+fn traced(numbers: std::ops::Range<u64>) -> Batch {
+    let entries = numbers.clone().map(|number| Entry::Add(Region::meta(ObjectId(number)))).collect();
+    let traces = numbers.map(|number| (ObjectId(number), trace(number as u32, true))).collect();
+    Batch { entries, traces }
 }
 
 fn open(path: &Path) -> Result<(Store, Kept), Error> {
@@ -129,8 +165,8 @@ fn history(appends: usize, seed: u64) -> (Vec<u8>, Vec<usize>, Vec<Kept>) {
     let (mut bytes, mut number) = blocks::snapshot(5, &state);
     let (mut ends, mut states) = (vec![bytes.len()], vec![state.kept()]);
     for _ in 0..appends {
-        let batches = [bench.batch(), vec![bench.entry()]];
-        batches.iter().flatten().for_each(|entry| state.apply(entry));
+        let batches = [bench.batch(), untraced(vec![bench.entry()]), bench.batch()];
+        batches.iter().for_each(|batch| state.take(batch));
         bytes.extend(blocks::append(5, number, &batches));
         number += 1;
         ends.push(bytes.len());
@@ -146,7 +182,7 @@ fn what_was_appended_is_there_again() {
         let mut bench = Bench::new(seed);
         for _ in 0..20 {
             let batches: Vec<_> = (0..bench.random.usize(0..4)).map(|_| bench.batch()).collect();
-            bench.append(&batches);
+            bench.append_batches(&batches);
             if bench.random.u32(0..5) == 0 {
                 bench.reopen();
             }
@@ -288,8 +324,9 @@ fn a_snapshot_counts_with_all_of_its_pieces() {
     let mut state = State::default();
     state.apply(&named(4));
     extents(0..40_000).for_each(|region| state.add(region));
+    state.take(&traced(100..5100));
     let (mut bytes, pieces) = blocks::snapshot(9, &state);
-    assert_eq!(pieces, 3);
+    assert_eq!(pieces, 3 + 2);
     assert_eq!(read(&bytes).state, state);
     let second = (1..).find(|at| bytes[*at..].starts_with(b"SKrecord")).unwrap();
     for length in [bytes.len() - 1, second, second + 100] {
@@ -301,8 +338,67 @@ fn a_snapshot_counts_with_all_of_its_pieces() {
         let copy = found.state.kept().copy;
         assert_eq!((copy.generation, copy.distrusted), (Some(DataGeneration(4)), true));
     }
-    bytes[second + 50] ^= 1;
-    assert_eq!(read(&bytes).damage, Some(Damage::At(second)));
+    let starts: Vec<_> = (1..bytes.len()).filter(|at| bytes[*at..].starts_with(b"SKrecord")).collect();
+    assert_eq!(starts.len(), 4);
+    for start in starts {
+        bytes[start + 50] ^= 1;
+        let found = read(&bytes);
+        assert_eq!((found.damage, found.state.copy.distrusted), (Some(Damage::At(start)), true));
+        bytes[start + 50] ^= 1;
+    }
+}
+
+#[test]
+fn a_trace_is_kept_as_long_as_its_object_is_recorded() {
+    let mut bench = Bench::new(15);
+    bench.append_batches(&[traced(20..23)]);
+    let meta = |number| Region::meta(ObjectId(number));
+    let known = |bench: &mut Bench| -> Vec<u64> {
+        bench.reopen();
+        bench.expected.traces.keys().map(|object| object.0).collect()
+    };
+    assert_eq!(known(&mut bench), [20, 21, 22]);
+    bench.append(&[vec![Entry::Add(Region::whole(ObjectId(20))), Entry::Remove(meta(20))]]);
+    assert_eq!(known(&mut bench), [20, 21, 22], "another region of it");
+    bench.append(&[vec![Entry::Remove(Region::whole(ObjectId(20))), Entry::Remove(meta(21))]]);
+    assert_eq!(known(&mut bench), [22]);
+    let newer = trace(77, true);
+    let of_nothing = (ObjectId(20), trace(78, true));
+    bench.append_batches(&[Batch {
+        entries: vec![],
+        traces: vec![(ObjectId(22), newer.clone()), of_nothing],
+    }]);
+    assert_eq!(known(&mut bench), [22], "the other one has no region");
+    assert_eq!(bench.expected.traces[&ObjectId(22)], newer);
+    bench.append(&[vec![Entry::Clear, Entry::Add(meta(22))]]);
+    assert_eq!(known(&mut bench), [0; 0]);
+}
+
+#[test]
+fn there_is_room_for_so_many_traces() {
+    let mut state = State::default();
+    let long = |inode: u32| {
+        let mut trace = trace(inode, true);
+        trace.place.as_mut().expect("it has one").1 = vec![b'n'; 255];
+        trace
+    };
+    let room = (1..u64::MAX)
+        .find(|number| {
+            state.add(Region::meta(ObjectId(*number)));
+            state.trace(ObjectId(*number), &long(*number as u32));
+            state.traces.packed().len() < *number as usize
+        })
+        .expect("memory ends");
+    let written: usize = state.traces.packed().map(|(_, packed)| packed.len() + 10).sum();
+    let (bytes, _) = blocks::snapshot(1, &state);
+    assert!((traces::BYTES_MAX - 300..=traces::BYTES_MAX).contains(&written), "{written} bytes");
+    assert!(bytes.len() <= traces::BYTES_MAX + 16 * room as usize, "{} bytes", bytes.len());
+    assert!(read(&bytes).state == state, "nothing of it is lost");
+    // What leaves makes room.
+    state.apply(&Entry::Remove(Region::meta(ObjectId(5))));
+    state.trace(ObjectId(room), &long(room as u32));
+    let kept = state.kept();
+    assert!(kept.traces.contains_key(&ObjectId(room)) && !kept.traces.contains_key(&ObjectId(5)));
 }
 
 #[test]
@@ -328,13 +424,13 @@ fn a_long_record_is_written_anew() {
 #[test]
 fn a_crash_while_it_is_written_anew_is_harmless() {
     let mut bench = Bench::new(11);
-    bench.append(&[vec![named(8)], extents(0..3000).map(Entry::Add).collect()]);
+    bench.append_batches(&[untraced(vec![named(8)]), traced(30..3000)]);
     bench.store = None;
     let old = bench.bytes();
     bench.reopen();
     let new = bench.bytes();
     assert_ne!(old, new);
-    for written in [0, 1, 36, 4000, new.len() - 1, new.len()] {
+    for written in [0, 1, 36, 4000, last_block(&new), last_block(&new) + 99, new.len() - 1, new.len()] {
         bench.store = None;
         std::fs::write(bench.file(log::NAME), &old).unwrap();
         std::fs::write(bench.file(log::NEW), &new[..written]).unwrap();
@@ -385,7 +481,7 @@ fn after_an_error_nothing_is_appended() {
     let store = bench.store.as_mut().unwrap();
     // Not open for writing.
     store.log.file = File::open(bench.dir.path().join(log::NAME)).unwrap();
-    let batch = [vec![named(8)]];
+    let batch = [untraced(vec![named(8)])];
     assert!(matches!(store.append(&batch), Err(Error::Io { .. })));
     assert!(matches!(store.append(&batch), Err(Error::Failed)));
     bench.reopen();
@@ -399,6 +495,8 @@ fn too_many_regions_are_everything_until_all_are_forgotten() {
     };
     let mut state = State::default();
     extents(0..REGIONS_MAX as u32).for_each(|region| state.add(region));
+    state.trace(ObjectId(20), &trace(7, true));
+    assert_eq!(state.traces.packed().len(), 1);
     assert_eq!((everything(&state), state.regions.len()), ((false, false), REGIONS_MAX));
     let (bytes, _) = blocks::snapshot(1, &state);
     assert!(bytes.len() as u64 * 4 < 128 << 20, "{} bytes", bytes.len());
@@ -410,7 +508,9 @@ fn too_many_regions_are_everything_until_all_are_forgotten() {
         named(5),
     ] {
         state.apply(&entry);
+        state.trace(ObjectId(9), &trace(8, true));
         assert_eq!(everything(&state), (true, true), "{entry:?}");
+        assert_eq!(state.traces.packed().len(), 0, "{entry:?}");
         assert_eq!(everything(&read(&blocks::snapshot(1, &state).0).state), (true, true));
     }
     state.apply(&Entry::Clear);

@@ -5,7 +5,7 @@ mod apply;
 use std::path::PathBuf;
 
 use super::{err, out};
-use crate::config::{CONFIG_FILE_DEFAULT, Config, effective, load, schema};
+use crate::config::{CONFIG_FILE_DEFAULT, Config, Kind, Module, effective, load, schema};
 use crate::front::exit::Exit;
 
 #[derive(clap::Args, Debug)]
@@ -71,7 +71,7 @@ fn with_config(file: &std::path::Path, show: impl FnOnce(&Config)) -> Exit {
 fn summary(config: &Config) -> String {
     let cluster = &config.cluster;
     let nodes: Vec<&str> = cluster.nodes.iter().map(|node| node.name.as_str()).collect();
-    let farms: Vec<String> = config.farms().map(farm_summary).collect();
+    let modules: Vec<String> = config.modules.iter().map(|module| module_summary(module, config)).collect();
     format!(
         "{}: {} ({}), {}, {}: {}",
         cluster.name,
@@ -79,13 +79,24 @@ fn summary(config: &Config) -> String {
         nodes.join(", "),
         count(cluster.networks.len(), "network"),
         count(config.modules.len(), "module"),
-        farms.join(", "),
+        modules.join(", "),
     )
 }
 
-fn farm_summary(farm: &crate::config::Farm) -> String {
-    let addresses: Vec<String> = farm.virtual_ips.iter().map(|vip| vip.address.to_string()).collect();
-    format!("farm {} at {}", farm.name, addresses.join(" and "))
+fn module_summary(module: &Module, config: &Config) -> String {
+    match &module.kind {
+        Kind::Farm(farm) => {
+            let addresses: Vec<String> = farm.virtual_ips.iter().map(|vip| vip.address.to_string()).collect();
+            format!("farm {} at {}", farm.name, addresses.join(" and "))
+        }
+        Kind::Light => format!("light {}", module.name),
+        Kind::Mirror(mirror) => {
+            let directories: Vec<String> =
+                mirror.directories.iter().map(|it| it.directory.display().to_string()).collect();
+            let [one, other] = mirror.nodes.map(|node| config.name(node));
+            format!("mirror {} of {} on {one} and {other}", module.name, directories.join(" and "))
+        }
+    }
 }
 
 fn count(number: usize, what: &str) -> String {

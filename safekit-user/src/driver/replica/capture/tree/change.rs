@@ -7,6 +7,7 @@
 //! All locks are taken before the change is begun, in one order for everybody: who waits to begin holds nothing that
 //! one who has begun still needs.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
-use super::{Change, Tree, watch};
+use super::{Change, Name, Tree, watch};
 use crate::driver::replica::apply::shape;
 use crate::types::replica::{ObjectId, Region, Touch};
 use crate::wire::replica::Operation;
@@ -60,6 +61,8 @@ impl Stripes {
 pub(super) struct Told<'a> {
     changes: Vec<Change<'a>>,
     unknown: bool,
+    /// Objects, and what they are called from now on.
+    called: Vec<(u64, Name)>,
 }
 
 impl<'a> Told<'a> {
@@ -74,6 +77,12 @@ impl<'a> Told<'a> {
     /// Something was changed that cannot be said.
     pub(super) fn is_unknown(&mut self) {
         self.unknown = true;
+    }
+
+    /// An object has another name. Whoever asks hears of it when the change has been told: a place by the new name means
+    /// nothing to the other node before.
+    pub(super) fn is_called(&mut self, number: u64, parent: u64, name: &[u8]) {
+        self.called.push((number, (parent, name.to_vec())));
     }
 
     /// Nobody has to know: the object has no name.
@@ -120,6 +129,11 @@ impl Tree {
         } else {
             self.watch.done(permit, &told.changes, reply);
         }
+        for (number, (parent, name)) in &told.called {
+            if let Ok(node) = self.nodes.find(*number) {
+                node.is_called(*parent, name);
+            }
+        }
     }
 
     /// Its time of modification will be told; until then it stays known.
@@ -129,25 +143,53 @@ impl Tree {
         }
     }
 
-    /// Tells the times of what was modified since the last call.
+    /// Tells the times of what was modified.
     pub(in crate::driver::replica::capture) fn tell_times(&self) {
-        let written = mem::take(&mut *self.written.lock());
+        let written: Vec<u64> = self.written.lock().iter().copied().collect();
         for number in written {
-            if !self.is_unnamed(number) {
-                self.tell_time(number);
-            }
-            self.nodes.forget(number, 1);
+            self.tell_time(number);
         }
     }
 
+    /// What is left of it when nothing changes any more; for whoever has stopped all changes.
+    pub(in crate::driver::replica::capture) fn last_times(&self) -> Vec<Operation> {
+        let written = mem::take(&mut *self.written.lock());
+        let mut told = Vec::new();
+        for number in written {
+            if !self.is_unnamed(number)
+                && let Ok(operation) = self.time_of(number)
+            {
+                told.push(operation);
+            }
+            self.nodes.forget(number, 1);
+        }
+        told
+    }
+
+    fn time_of(&self, number: u64) -> Result<Operation, Errno> {
+        let stat = rustix::fs::fstat(self.object(number)?)?;
+        Ok(Operation::Meta { object: ObjectId(number), meta: shape::meta(&stat) })
+    }
+
+    /// It stays known as written until this may be told: a node that steps down tells it otherwise.
     fn tell_time(&self, number: u64) {
         let _lock = self.stripes.lock([number]);
-        let object = ObjectId(number);
+        let taken = Cell::new(false);
         let make = |told: &mut Told<'_>| {
-            let stat = rustix::fs::fstat(self.object(number)?)?;
-            told.say(Operation::Meta { object, meta: shape::meta(&stat) });
+            taken.set(self.written.lock().remove(&number));
+            if taken.get() {
+                told.say(self.time_of(number)?);
+            }
             Ok(())
         };
-        self.change_contents(number, &[Touch::all(Region::meta(object))], make, Box::new(|_told| ()));
+        self.change_contents(
+            number,
+            &[Touch::all(Region::meta(ObjectId(number)))],
+            make,
+            Box::new(|_told| ()),
+        );
+        if taken.get() {
+            self.nodes.forget(number, 1);
+        }
     }
 }

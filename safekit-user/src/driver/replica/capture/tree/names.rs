@@ -275,7 +275,7 @@ impl Tree {
             });
             self.was_modified(from.0);
             self.was_modified(to.0);
-            self.renamed(&object, there.as_ref(), (from, to), exchanged)
+            self.renamed(&object, there.as_ref(), (from, to), exchanged, told)
         };
         self.change(&names_touched(&[from.0, to.0]), make, answer);
     }
@@ -286,16 +286,13 @@ impl Tree {
         there: Option<&Concerned>,
         (from, to): (Name<'_>, Name<'_>),
         exchanged: bool,
+        told: &mut Told<'_>,
     ) -> Result<(), Errno> {
-        if let Ok(node) = self.nodes.find(object.number) {
-            node.is_called(to.0, to.1.as_bytes());
-        }
+        told.is_called(object.number, to.0, to.1.as_bytes());
         match there {
             None => Ok(()),
             Some(there) if exchanged => {
-                if let Ok(node) = self.nodes.find(there.number) {
-                    node.is_called(from.0, from.1.as_bytes());
-                }
+                told.is_called(there.number, from.0, from.1.as_bytes());
                 Ok(())
             }
             Some(there) => self.name_gone(there, to),

@@ -1,6 +1,7 @@
 //! What is sent without being asked for: contents, and at last what else an object is.
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{FileType, SeekFrom};
 use rustix::io::Errno;
@@ -50,7 +51,7 @@ impl Pass<'_> {
                 self.wire.send(&Frame::Copying(hole), &[])?;
             } else {
                 self.wire.send(&Frame::Copying(Copying::Contents { object, offset }), contents)?;
-                self.progress.bytes_sent += read as u64;
+                self.counted.bytes_sent.fetch_add(read as u64, Ordering::Relaxed);
             }
             offset += read as u64;
             length -= read as u64;
@@ -71,7 +72,7 @@ impl Pass<'_> {
         }
         let size = (found.kind() == FileType::RegularFile).then_some(stat.st_size as u64);
         let finish = Copying::Finish { object: found.object, size, meta: shape::meta(&stat), attributes };
-        self.progress.files += 1;
+        self.counted.files.fetch_add(1, Ordering::Relaxed);
         Ok(self.wire.send(&Frame::Copying(finish), &[])?)
     }
 
