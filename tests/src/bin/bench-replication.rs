@@ -77,7 +77,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     let beside = own.parent().context("a program lies in a directory")?;
     let directory = arguments.directory.as_deref().unwrap_or(beside);
     let amount = if arguments.quick { Amount::quick() } else { Amount::full(arguments.rounds) };
-    let report = measure(directory, &subject::ALL, amount, Interrupt::on_signals()?)?;
+    let report = measure(directory, &subject::ALL, amount, &Interrupt::on_signals()?)?;
     if let Some(path) = &arguments.write {
         let old = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         std::fs::write(path, filled(&old, page::MARK, &page::markdown(&report))?)?;

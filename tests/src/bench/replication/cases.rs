@@ -135,7 +135,7 @@ impl Rounds {
             // What failed because all shall end is no finding.
             lab.go_on()?;
             if let Err(error) = outcome {
-                self.note(subject, None, &error);
+                self.note(lab, subject, None, &error);
             }
             let seconds = clock::now().since(start).as_secs_f64();
             eprintln!("==> round {}: {} ({seconds:.0} s)", self.samples.len(), subject.name());
@@ -159,15 +159,18 @@ impl Rounds {
                 let round = self.samples.last_mut().expect("a round begins before its samples come");
                 round[index][case as usize] = Some(sample);
             }
-            Err(error) => self.note(self.subjects[index], Some(case), &error),
+            Err(error) => self.note(lab, self.subjects[index], Some(case), &error),
         }
         Ok(())
     }
 
-    fn note(&mut self, subject: Subject, case: Option<Case>, error: &anyhow::Error) {
-        let why = format!("{error:#}");
+    fn note(&mut self, lab: &Lab, subject: Subject, case: Option<Case>, error: &anyhow::Error) {
+        let why = lab.words(error);
         let what = case.map_or("it", Case::name);
-        eprintln!("warning: {}: {what}: {why}", subject.name());
+        // One reason may keep many from being measured: it is said once.
+        if self.failures.iter().all(|failure| failure.why != why) {
+            eprintln!("warning: {}: {what}: {why}", subject.name());
+        }
         let same =
             |failure: &Failure| failure.subject == subject && failure.case == case && failure.why == why;
         if !self.failures.iter().any(same) {
@@ -224,7 +227,7 @@ fn storage(life: &Life<'_>, amount: &Amount, keep: &mut Keep<'_>) -> Result<()> 
     keep(Case::SequentialWrite, mebibytes(life, "write", &write))?;
     keep(
         Case::SequentialRead,
-        life.forget(BIG).and_then(|()| {
+        life.forget(BIG, u64::from(amount.big_mib) << 20).and_then(|()| {
             let read = [&whole[..], &["--rw=read".to_owned(), "--invalidate=1".to_owned()]].concat();
             mebibytes(life, "read", &read)
         }),

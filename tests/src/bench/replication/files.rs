@@ -96,3 +96,28 @@ pub fn fill(path: &Path, bytes: u64) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_files_go_as_came_and_a_change_is_as_large_as_it_says() {
+        let dir = std::env::temp_dir().join(format!("safekit-bench-files-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let created = create(&dir, 30, Duration::from_secs(60)).unwrap();
+        assert_eq!((created.files, delete(&dir).unwrap().files), (30, 30));
+
+        let (old, new) = (dir.join("old"), dir.join("new"));
+        fill(&old, 4 << 20).unwrap();
+        std::fs::copy(&old, &new).unwrap();
+        change(&new, 16).unwrap();
+        let (old, new) = (std::fs::read(old).unwrap(), std::fs::read(new).unwrap());
+        assert_eq!(old.len(), new.len());
+        let differing = old.iter().zip(&new).filter(|(old, new)| old != new).count();
+        // One byte in 256 is the same by chance.
+        let changed = 16 * PIECE;
+        assert!(differing <= changed && differing > changed * 98 / 100, "{differing} of {changed}");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

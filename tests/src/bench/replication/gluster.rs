@@ -18,13 +18,15 @@ const VOLUME: &str = "bench";
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// In the background go bricks and the healer: they end with their namespaces.
+/// Bricks and the healer go into the background, where nobody would end them after a kill of this program: they are in
+/// a process namespace, which ends with the management daemon.
 pub fn start<'lab>(lab: &'lab Lab, bricks: [&Path; 2]) -> Result<(Vec<Running>, Vec<Machine<'lab>>)> {
     let (mut processes, mut machines) = (Vec::new(), Vec::new());
     for (node, brick) in NODES.into_iter().zip(bricks) {
         let machine = Machine::make(lab, node, brick, || private_places(brick))?;
-        let mut command = machine.command("glusterd")?;
-        command.args(["-N", "--log-level", "WARNING"]);
+        let mut command = machine.command("unshare")?;
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
+        command.args(["glusterd", "-N", "--log-level", "WARNING"]);
         processes.push(machine.start("glusterd", command)?);
         machines.push(machine);
     }

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -71,6 +71,11 @@ impl Lab {
         self.interrupt.check()?;
         ensure!(clock::now() < self.deadline, "the benchmark's time is over");
         Ok(())
+    }
+
+    /// A failure in words that do not depend on where this run has its files.
+    pub fn words(&self, error: &anyhow::Error) -> String {
+        format!("{error:#}").replace(&*self.base.to_string_lossy(), "DIRECTORY")
     }
 
     /// A new empty directory on the measured disk.
@@ -195,8 +200,15 @@ impl<'lab> Machine<'lab> {
         Ok(Running { process, log })
     }
 
-    /// What it printed. Ended by force after `within`, or when all shall end.
+    /// What it printed, and it has to succeed. Ended by force after `within`, or when all shall end.
     pub fn run(&self, what: &str, command: Command, within: Duration) -> Result<String> {
+        let (status, said) = self.outcome(what, command, within)?;
+        ensure!(status.success(), "{what} ended with {status}: {}", said.trim_end());
+        Ok(said)
+    }
+
+    /// However it ended.
+    pub fn outcome(&self, what: &str, command: Command, within: Duration) -> Result<(ExitStatus, String)> {
         let deadline = clock::now() + within;
         let mut running = self.start(what, command)?;
         let status = loop {
@@ -211,10 +223,9 @@ impl<'lab> Machine<'lab> {
             );
             std::thread::sleep(Duration::from_millis(2));
         };
-        ensure!(status.success(), "{what} ended with {status}: {}", running.last_words());
         let said = running.said();
         let _kept_until_the_end = std::fs::remove_file(&running.log);
-        Ok(said)
+        Ok((status, said))
     }
 
     /// Bytes that have passed an interface, both ways.

@@ -24,7 +24,7 @@ pub mod subject;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use safekit::driver::clock;
 use safekit::front::demo::interrupt::Interrupt;
 use serde::Serialize;
@@ -32,6 +32,7 @@ use serde::Serialize;
 use cases::Rounds;
 use machine::Lab;
 use report::Report;
+use resync::Resync;
 use subject::Subject;
 
 #[derive(Clone, Debug, Serialize)]
@@ -106,16 +107,27 @@ impl Amount {
     }
 }
 
-/// On the disk that `directory` lies on.
+/// On the disk that `directory` lies on. When the time is over there is a report of what was measured until then.
 pub fn measure(
     directory: &Path,
     subjects: &[Subject],
     amount: Amount,
-    interrupt: Interrupt,
+    interrupt: &Interrupt,
 ) -> Result<Report> {
-    let lab = Lab::build(directory, interrupt, Duration::from_secs(amount.within_s))?;
+    let within = Duration::from_secs(amount.within_s);
+    let lab = Lab::build(directory, interrupt.clone(), within)?;
+    let (mut rounds, mut resync) = (Rounds::of(subjects), Resync::default());
+    let done =
+        interleaved(&lab, &amount, &mut rounds).and_then(|()| resync::measure(&lab, &amount, &mut resync));
+    if let Err(error) = done {
+        interrupt.check()?;
+        resync.note(&lab, "what was left", &error);
+    }
+    Ok(Report::of(amount, directory, &rounds, resync))
+}
+
+fn interleaved(lab: &Lab, amount: &Amount, rounds: &mut Rounds) -> Result<()> {
     let start = clock::now();
-    let mut rounds = Rounds::of(subjects);
     while rounds.count() < amount.rounds {
         let spent = clock::now().since(start);
         let of_one = spent / u32::try_from(rounds.count().max(1))?;
@@ -123,8 +135,7 @@ pub fn measure(
             eprintln!("==> no time for another round");
             break;
         }
-        rounds.measure_one(&lab, &amount)?;
+        rounds.measure_one(lab, amount)?;
     }
-    let resync = resync::measure(&lab, &amount).context("resynchronisation")?;
-    Ok(Report::of(amount, directory, &rounds, resync))
+    Ok(())
 }

@@ -81,8 +81,11 @@ fn transports(report: &Report) -> String {
 }
 
 fn resync(report: &Report) -> String {
-    let mut text = "### Resynchronisation\n\n| | safekit | rival |\n|---|---:|---:|\n".to_owned();
     let resync = &report.resync;
+    if resync.copying.is_none() && resync.change.is_none() && resync.comparing.is_none() {
+        return String::new();
+    }
+    let mut text = "### Resynchronisation\n\n| | safekit | rival |\n|---|---:|---:|\n".to_owned();
     text.push_str(&resync.copying.map(copying).unwrap_or_default());
     text.push_str(&resync.change.map(change).unwrap_or_default());
     text.push_str(&resync.comparing.map(comparing).unwrap_or_default());
@@ -103,7 +106,7 @@ fn copying(it: Copying) -> String {
 fn change(it: Change) -> String {
     format!(
         "| {:.0} MiB changed of {:.0} MiB: on the wire | {:.2} MiB, {:.2} of them by the link | |\n\
-         | … time, and from the start of the daemon on | {:.2} s, {:.1} s | |\n",
+         | … time, and from the start of the module on | {:.2} s, {:.1} s | |\n",
         mebibytes(it.changed_bytes),
         mebibytes(it.file_bytes),
         mebibytes(it.wire_bytes),
@@ -125,16 +128,43 @@ fn comparing(it: Comparing) -> String {
     )
 }
 
-/// What a reader would look for in vain.
 fn failures(report: &Report) -> String {
     let of_cases = report.failures.iter().map(|failure| {
-        let case = failure.case.map_or(String::new(), |case| format!(", {}", case.name()));
-        format!("{}{case}: {}", failure.subject.name(), failure.why)
+        let case = failure.case.map_or(String::new(), |case| format!(": {}", case.name()));
+        (format!("{}{case}", failure.subject.name()), failure.why.as_str())
     });
-    let of_resync = report.resync.failures.iter().map(|why| format!("resynchronisation, {why}"));
-    let lines: Vec<String> = of_cases.chain(of_resync).map(|line| line.replace('\n', " ")).collect();
-    if lines.is_empty() {
+    let of_resync =
+        report.resync.failures.iter().map(|failure| (failure.part.to_owned(), failure.why.as_str()));
+    not_measured(of_cases.chain(of_resync))
+}
+
+/// What a reader would look for in vain, each reason once.
+fn not_measured<'a>(failures: impl Iterator<Item = (String, &'a str)>) -> String {
+    let mut reasons: Vec<(Vec<String>, &str)> = Vec::new();
+    for (what, why) in failures {
+        match reasons.iter_mut().find(|(_, known)| *known == why) {
+            Some((whats, _)) => whats.push(what),
+            None => reasons.push((vec![what], why)),
+        }
+    }
+    if reasons.is_empty() {
         return String::new();
     }
+    let one_line = |why: &str| why.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines: Vec<String> =
+        reasons.iter().map(|(whats, why)| format!("{}: {}", whats.join("; "), one_line(why))).collect();
     format!("\n### Not measured\n\n- {}\n", lines.join("\n- "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::not_measured;
+
+    #[test]
+    fn a_reason_is_said_once_and_on_one_line() {
+        let failures = [("one", "no\n  mirror"), ("two", "late"), ("three", "no\n  mirror")];
+        let said = not_measured(failures.into_iter().map(|(what, why)| (what.to_owned(), why)));
+        assert_eq!(said, "\n### Not measured\n\n- one; three: no mirror\n- two: late\n");
+        assert_eq!(not_measured(std::iter::empty()), "");
+    }
 }

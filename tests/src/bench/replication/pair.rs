@@ -1,13 +1,15 @@
 //! Two real daemons that keep one directory twice, brought up as an operator does.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 use safekit::front::demo::farm::write_key;
 use safekit::front::demo::topology::{Network, node_name};
-use safekit::types::mirror::{CopyInfo, SyncState};
+use safekit::types::Instant;
+use safekit::types::mirror::{CopyInfo, ResyncInfo, SyncState};
 use safekit::types::replica::{Acknowledge, MirrorRole};
 use serde_json::Value;
 
@@ -34,7 +36,11 @@ modules:
 ";
 const MODULE: &str = "db";
 
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// What the second node is told; that it follows is waited for by the copies' own words.
+const FOLLOW: [&str; 3] = ["second", MODULE, "--no-wait"];
+
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const IN_SYNC_TIMEOUT: Duration = Duration::from_secs(300);
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -71,14 +77,20 @@ impl<'lab> Pair<'lab> {
     pub fn start(&mut self) -> Result<()> {
         self.start_daemon(0)?;
         self.start_daemon(1)?;
+        self.insist(0, &["prim", MODULE, "--timeout", "20s"])?;
+        self.insist(1, &FOLLOW)?;
+        self.wait_in_sync(IN_SYNC_TIMEOUT)
+    }
+
+    /// Until the daemon takes the order: it has to be up, and to have heard of the other.
+    fn insist(&mut self, node: usize, words: &[&str]) -> Result<()> {
         let mut refusal = None;
-        // Each has to be up, and to have heard of the other, before one can be told to serve.
-        let told = self.lab.wait_until("a node that takes the order to serve", START_TIMEOUT, || {
-            refusal = self.order(0, &["prim", MODULE]).err();
+        let taken = self.lab.wait_until("a daemon that takes an order", START_TIMEOUT, || {
+            self.none_has_ended()?;
+            refusal = self.order(node, words).err();
             Ok(refusal.is_none())
         });
-        told.with_context(|| format!("{refusal:?}"))?;
-        self.wait_in_sync(Duration::from_secs(300))
+        taken.with_context(|| format!("{}: {refusal:?}", words.join(" ")))
     }
 
     pub fn into_parts(self) -> (Vec<Running>, Vec<Machine<'lab>>) {
@@ -89,7 +101,7 @@ impl<'lab> Pair<'lab> {
         &self.machines[node]
     }
 
-    pub fn start_daemon(&mut self, node: usize) -> Result<()> {
+    fn start_daemon(&mut self, node: usize) -> Result<()> {
         let (machine, name) = (&self.machines[node], node_name(NODES[node]));
         let mut command = machine.command(binary()?)?;
         command.arg("daemon").args(["--node", &name]).arg("--config").arg(self.config());
@@ -99,30 +111,56 @@ impl<'lab> Pair<'lab> {
         Ok(())
     }
 
-    pub fn stop_daemon(&mut self, node: usize) -> Result<()> {
-        let Some(mut daemon) = self.daemons[node].take() else { return Ok(()) };
-        daemon.process.signal(Signal::TERM);
-        daemon.process.wait(STOP_TIMEOUT).with_context(|| daemon.last_words())?;
-        Ok(())
+    /// The module stops on the second node, and the first goes on alone.
+    pub fn part(&self) -> Result<()> {
+        self.order(1, &["stop", MODULE])?;
+        self.lab.wait_until("a node that serves alone", START_TIMEOUT, || {
+            Ok(self.copy(0).is_ok_and(|copy| copy.role == MirrorRole::Alone))
+        })
+    }
+
+    /// … and comes back. Both copies are equal when this returns.
+    pub fn rejoin(&mut self) -> Result<()> {
+        self.order(1, &["start", MODULE])?;
+        self.insist(1, &FOLLOW)?;
+        self.wait_in_sync(IN_SYNC_TIMEOUT)
     }
 
     pub fn end(mut self) -> Result<()> {
-        self.stop_daemon(1)?;
-        self.stop_daemon(0)
+        for mut daemon in self.daemons.iter_mut().rev().filter_map(Option::take) {
+            daemon.process.signal(Signal::TERM);
+            daemon.process.wait(STOP_TIMEOUT).with_context(|| daemon.last_words())?;
+        }
+        Ok(())
     }
 
     pub fn order(&self, node: usize, words: &[&str]) -> Result<String> {
-        let machine = &self.machines[node];
-        let mut command = machine.command(binary()?)?;
-        command.args(words).arg("--run-dir").arg(self.lab.run_dir().join(node_name(NODES[node])));
-        machine.run("safekit", command, COMMAND_TIMEOUT)
+        self.machines[node].run("safekit", self.command(node, words)?, COMMAND_TIMEOUT)
     }
 
-    /// The only copy that the node keeps.
+    fn command(&self, node: usize, words: &[&str]) -> Result<Command> {
+        let mut command = self.machines[node].command(binary()?)?;
+        command.args(words).arg("--run-dir").arg(self.lab.run_dir().join(node_name(NODES[node])));
+        Ok(command)
+    }
+
+    /// The only copy that the node keeps. A mirror that is not well is told by the exit code, and by the status, too.
     pub fn copy(&self, node: usize) -> Result<CopyInfo> {
-        let said = self.order(node, &["mirror", "status", MODULE, "-o", "json"])?;
-        let said: Value = serde_json::from_str(&said).context("`mirror status -o json` says no JSON")?;
+        let status = self.command(node, &["mirror", "status", MODULE, "-o", "json"])?;
+        let (_, said) = self.machines[node].outcome("safekit", status, COMMAND_TIMEOUT)?;
+        let said: Value = serde_json::from_str(&said).with_context(|| format!("no status but: {said}"))?;
         copies(&said)?.into_iter().next().context("no directory is replicated")
+    }
+
+    /// The first one that has ended and did not begin with `before`. What is told may be a second old.
+    pub fn resync_after(&self, before: Option<Instant>) -> Result<ResyncInfo> {
+        let mut found = None;
+        self.lab.wait_until("a resynchronisation that has ended", IN_SYNC_TIMEOUT, || {
+            let resync = self.copy(0)?.resync;
+            found = resync.filter(|it| Some(it.since) != before && it.ended.is_some());
+            Ok(found.is_some())
+        })?;
+        found.context("it was found just now")
     }
 
     pub fn wait_in_sync(&mut self, within: Duration) -> Result<()> {

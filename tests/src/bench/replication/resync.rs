@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   copying     a tree on one node, nothing on the other ─▶ equal copies     rival: cp and sync of the same tree
-//!   a change    the other node is down, a little of a big file changes ─▶ equal copies     bytes on the wire
+//!   a change    the module is stopped on the other node, a little of a big file changes ─▶ equal copies     bytes on the wire
 //!   comparing   many small files, equal on both ─▶ known to be equal         rival: rsync -c between the same machines
 //! ```
 
@@ -30,7 +30,13 @@ pub struct Resync {
     pub change: Option<Change>,
     pub comparing: Option<Comparing>,
     /// What could not be measured of ours, and why.
-    pub failures: Vec<String>,
+    pub failures: Vec<Failure>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Failure {
+    pub part: &'static str,
+    pub why: String,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -50,11 +56,11 @@ pub struct Copying {
 pub struct Change {
     pub file_bytes: u64,
     pub changed_bytes: u64,
-    /// What passed the other node's network card until both were equal, heartbeats and all.
+    /// What passed the other node's network cards until both were equal, heartbeats and all.
     pub wire_bytes: u64,
     /// What the daemon says of its connection.
     pub sent_bytes: u64,
-    /// Of the resynchronisation, and from the start of the other daemon on.
+    /// Of the resynchronisation, and from the start of the other node's module on.
     pub seconds: f64,
     pub seconds_from_start: f64,
 }
@@ -78,28 +84,33 @@ const RSYNC_PORT: u16 = 8730;
 const PIECES: u64 = 16;
 
 /// What fails of ours is noted; an error ends the benchmark.
-pub fn measure(lab: &Lab, amount: &Amount) -> Result<Resync> {
-    let mut resync = Resync::default();
-    let parts: [(&str, Part); 3] = [("copying", copying), ("a change", change), ("comparing", comparing)];
+pub fn measure(lab: &Lab, amount: &Amount, resync: &mut Resync) -> Result<()> {
+    let parts: [(&'static str, Part); 3] = [
+        ("resynchronisation: copying", copying),
+        ("resynchronisation: a change", change),
+        ("resynchronisation: comparing", comparing),
+    ];
     for (name, part) in parts {
         let start = clock::now();
-        let outcome = part(lab, amount, &mut resync);
+        let outcome = part(lab, amount, resync);
         lab.end_all();
         lab.go_on()?;
         if let Err(error) = outcome {
-            note(&mut resync, name, &error);
+            resync.note(lab, name, &error);
         }
-        eprintln!("==> resynchronisation: {name} ({:.0} s)", clock::now().since(start).as_secs_f64());
+        eprintln!("==> {name} ({:.0} s)", clock::now().since(start).as_secs_f64());
     }
-    Ok(resync)
+    Ok(())
 }
 
 type Part = fn(&Lab, &Amount, &mut Resync) -> Result<()>;
 
-fn note(resync: &mut Resync, part: &str, error: &anyhow::Error) {
-    let why = format!("{part}: {error:#}");
-    eprintln!("warning: {why}");
-    resync.failures.push(why);
+impl Resync {
+    pub fn note(&mut self, lab: &Lab, part: &'static str, error: &anyhow::Error) {
+        let why = lab.words(error);
+        eprintln!("warning: {part}: {why}");
+        self.failures.push(Failure { part, why });
+    }
 }
 
 /// Directories of both nodes, and a place for plain copies. They go with the value.
@@ -186,13 +197,9 @@ fn plain_copy(lab: &Lab, trees: &Trees) -> Result<f64> {
 fn first_resync(lab: &Lab, trees: &Trees) -> Result<f64> {
     let mut pair = trees.pair(lab)?;
     pair.start()?;
-    let seconds = seconds_of(&last_resync(&pair)?)?;
+    let seconds = seconds_of(&pair.resync_after(None)?)?;
     pair.end()?;
     Ok(seconds)
-}
-
-fn last_resync(pair: &Pair<'_>) -> Result<ResyncInfo> {
-    pair.copy(0)?.resync.context("the copies are equal, and no resynchronisation is told of")
 }
 
 fn seconds_of(resync: &ResyncInfo) -> Result<f64> {
@@ -202,15 +209,18 @@ fn seconds_of(resync: &ResyncInfo) -> Result<f64> {
 
 fn change(lab: &Lab, amount: &Amount, resync: &mut Resync) -> Result<()> {
     let trees = Trees::make(lab)?;
+    // So that there is a first resynchronisation to tell the second from.
+    files::fill(&trees.nodes[0].join("first"), Amount::TREE_SMALL_BYTES)?;
     let mut pair = trees.pair(lab)?;
     pair.start()?;
+    let first = pair.resync_after(None)?;
     let file_bytes = amount.changed_file_bytes;
     let mut grow = pair.machine(0).command("truncate")?;
     grow.args([&format!("--size={file_bytes}"), &data("huge")]);
     pair.machine(0).run("truncate", grow, COPY_TIMEOUT)?;
     pair.wait_in_sync(RESYNC_TIMEOUT)?;
 
-    pair.stop_daemon(1)?;
+    pair.part()?;
     let words = ["change".to_owned(), data("huge"), PIECES.to_string()];
     files::run(pair.machine(0), &words, COPY_TIMEOUT)?;
     let bytes_passed = |pair: &Pair<'_>| {
@@ -218,16 +228,16 @@ fn change(lab: &Lab, amount: &Amount, resync: &mut Resync) -> Result<()> {
         Ok::<_, anyhow::Error>(of(Network::Lan)? + of(Network::Backup)?)
     };
     let (passed, sent, start) = (bytes_passed(&pair)?, pair.copy(0)?.sent_bytes, clock::now());
-    pair.start_daemon(1)?;
-    pair.wait_in_sync(RESYNC_TIMEOUT)?;
+    pair.rejoin()?;
     let seconds_from_start = clock::now().since(start).as_secs_f64();
-    let (wire_bytes, copy) = (bytes_passed(&pair)? - passed, pair.copy(0)?);
+    let wire_bytes = bytes_passed(&pair)? - passed;
+    let seconds = seconds_of(&pair.resync_after(Some(first.since))?)?;
     resync.change = Some(Change {
         file_bytes,
         changed_bytes: PIECES * files::PIECE as u64,
         wire_bytes,
-        sent_bytes: copy.sent_bytes.saturating_sub(sent),
-        seconds: seconds_of(&last_resync(&pair)?)?,
+        sent_bytes: pair.copy(0)?.sent_bytes.saturating_sub(sent),
+        seconds,
         seconds_from_start,
     });
     pair.end()?;
@@ -277,14 +287,12 @@ fn many_files(directory: &Path, count: u64) -> Result<u64> {
 fn compare(lab: &Lab, trees: &Trees, comparing: &mut Comparing) -> Result<()> {
     let mut pair = trees.pair(lab)?;
     pair.start()?;
-    let first = last_resync(&pair)?;
+    let first = pair.resync_after(None)?;
     comparing.copy_seconds = Some(seconds_of(&first)?);
-    pair.order(1, &["second", "db", "--full-sync"])?;
-    lab.wait_until("a comparison of everything", RESYNC_TIMEOUT, || {
-        let last = last_resync(&pair)?;
-        Ok(last.everything && last.since > first.since && last.ended.is_some())
-    })?;
-    comparing.seconds = Some(seconds_of(&last_resync(&pair)?)?);
+    pair.order(1, &["second", "db", "--full-sync", "--no-wait"])?;
+    let all = pair.resync_after(Some(first.since))?;
+    ensure!(all.everything, "all was to be compared, and only what was recorded has been");
+    comparing.seconds = Some(seconds_of(&all)?);
     pair.end()
 }
 

@@ -49,10 +49,13 @@ impl Subject {
     }
 }
 
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Where the other node may have what was acknowledged in memory only.
+const ARRIVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One that is up. Everything of it ends with the value.
 pub struct Life<'lab> {
+    subject: Subject,
     // Dropped first: processes before the machines they run on.
     processes: Vec<Running>,
     machines: Vec<Machine<'lab>>,
@@ -69,7 +72,7 @@ impl<'lab> Life<'lab> {
         let directories = names.map(|name| lab.directory(&name)).collect::<Result<Vec<_>>>()?;
         // From here on the value exists, so whatever fails below is removed by its drop.
         let mut life =
-            Self { processes: Vec::new(), machines: Vec::new(), directories, lab, transport: None };
+            Self { subject, processes: Vec::new(), machines: Vec::new(), directories, lab, transport: None };
         match subject {
             Subject::Plain => {
                 life.machines.push(Machine::make(lab, NODES[0], &life.directories[0], || Ok(()))?);
@@ -103,9 +106,11 @@ impl<'lab> Life<'lab> {
     }
 
     /// The next reader of a file finds none of it in memory: not in the directory's own page cache either.
-    pub fn forget(&self, name: &str) -> Result<()> {
+    pub fn forget(&self, name: &str, length: u64) -> Result<()> {
         for directory in &self.directories {
             let path = directory.join(name);
+            let arrived = || Ok(path.metadata().is_ok_and(|it| it.len() == length));
+            self.lab.wait_until("a file on both nodes", ARRIVE_TIMEOUT, arrived)?;
             let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
             file.sync_all()?;
             rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
@@ -115,6 +120,10 @@ impl<'lab> Life<'lab> {
 
     /// In order; what has not ended by then is ended by force.
     pub fn end(mut self) -> Result<()> {
+        // Of the rival's volume nothing is wanted any more, and the head of a process namespace hears no such signal.
+        if self.subject == Subject::Gluster {
+            return Ok(());
+        }
         for running in self.processes.iter().rev() {
             running.process.signal(Signal::TERM);
         }
