@@ -67,6 +67,11 @@ fn healthy() -> Facts {
                 state: ScriptState::Executable,
             }],
         }],
+        replicated: vec![Replicated {
+            module: "db".into(),
+            directory: "/srv/db".into(),
+            state: ReplicatedState::Fit,
+        }],
         daemon: None,
     }
 }

@@ -50,6 +50,21 @@ struct Resync {
     before: Progress,
     /// At its end.
     last: Option<Progress>,
+    /// Of the present pass: when it began, what had been carried over then, and how many regions it has.
+    pass: (Instant, Progress, u64),
+}
+
+impl Resync {
+    /// Of the present pass, as fast as it has been; none where nobody knows how much there is.
+    fn left_ms(&self, progress: Progress) -> Option<u64> {
+        let (since, before, regions) = self.pass;
+        let done = (progress.files - before.files).min(regions);
+        if self.everything || done == 0 {
+            return None;
+        }
+        let took = clock::now().since(since).as_secs_f64();
+        Some((took / done as f64 * (regions - done) as f64 * 1000.0) as u64)
+    }
 }
 
 #[derive(Default)]
@@ -84,6 +99,7 @@ impl Figures {
             Some(resync) => {
                 resync.passes += 1;
                 resync.everything |= work.everything;
+                resync.pass = (now, progress, work.touches.len() as u64);
             }
             None => {
                 self.resync = Some(Resync {
@@ -93,6 +109,7 @@ impl Figures {
                     passes: 1,
                     before: progress,
                     last: None,
+                    pass: (now, progress, work.touches.len() as u64),
                 });
             }
         }
@@ -129,7 +146,7 @@ impl Figures {
             bytes,
             bytes_per_second: (bytes as f64 / took.as_secs_f64().max(0.001)) as u64,
             regions: view.resync.map_or(0, |(_, regions)| regions as u64),
-            left_ms: None,
+            left_ms: resync.ended.is_none().then(|| resync.left_ms(progress)).flatten(),
         })
     }
 }

@@ -56,7 +56,7 @@ pub(super) fn keep(shared: &Shared, port: &Port, place: usize) {
 fn converse(shared: &Shared, link: Link, incoming: Incoming) {
     let mut number = 0;
     shared.work(|desk, after| number = desk.connect(link.clone(), &shared.parts, after));
-    let mut reader = Reader { shared, link: &link, number, taking: Taking::Nothing };
+    let mut reader = Reader { shared, link: &link, number, taking: Taking::Nothing, untold: None };
     let broken = reader.read(incoming);
     drop(reader);
     if !matches!(broken, Broken::Ended) {
@@ -84,6 +84,8 @@ struct Reader<'a> {
     link: &'a Link,
     number: u64,
     taking: Taking,
+    /// The last operation that was applied, until the other node has been told for certain.
+    untold: Option<Position>,
 }
 
 impl Reader<'_> {
@@ -92,12 +94,12 @@ impl Reader<'_> {
             let taken = match incoming.next() {
                 Err(_) => return Broken::Ended,
                 Ok((Frame::Operation { position, operation, .. }, bulk)) => {
-                    let applied = self.apply(position, &operation, bulk);
-                    applied.and_then(|()| self.applied(position, incoming.has_more()))
+                    self.untold = Some(position);
+                    self.apply(position, &operation, bulk)
                 }
                 Ok((frame, bulk)) => self.take(frame, bulk),
             };
-            if let Err(broken) = taken {
+            if let Err(broken) = taken.and_then(|()| self.tell_applied(incoming.has_more())) {
                 return broken;
             }
         }
@@ -129,12 +131,20 @@ impl Reader<'_> {
         }
     }
 
-    /// By what the engine said last.
     fn files(&mut self) -> Result<&mut Taking, Broken> {
+        self.files_for(None)
+    }
+
+    /// By what the engine said last. `position`: of an operation, which has to be the next.
+    fn files_for(&mut self, position: Option<Position>) -> Result<&mut Taking, Broken> {
         let mode = {
             let desk = self.shared.lock();
             let connection = desk.connection.as_ref().filter(|it| it.number == self.number);
-            connection.ok_or(Broken::Ended)?.mode
+            let mode = connection.ok_or(Broken::Ended)?.mode;
+            if position.is_some() && desk.engine.expects() != position {
+                return Err(Broken::Unexpected);
+            }
+            mode
         };
         let root =
             || rustix::io::fcntl_dupfd_cloexec(&self.shared.parts.root, 0).map_err(std::io::Error::from);
@@ -155,16 +165,18 @@ impl Reader<'_> {
     }
 
     fn apply(&mut self, position: Position, operation: &Operation, bulk: &[u8]) -> Result<(), Broken> {
-        if self.shared.lock().engine.expects() != Some(position) {
-            return Err(Broken::Unexpected);
-        }
-        match self.files()? {
+        match self.files_for(Some(position))? {
             Taking::Follower(applier) => Ok(applier.apply(operation, bulk)?),
             Taking::Nothing | Taking::Target(_) => Err(Broken::Unexpected),
         }
     }
 
-    fn applied(&mut self, position: Position, more: bool) -> Result<(), Broken> {
+    /// After each frame: what follows an operation may be no operation, and somebody may wait for the answer.
+    fn tell_applied(&mut self, more: bool) -> Result<(), Broken> {
+        let Some(position) = self.untold else { return Ok(()) };
+        if !more {
+            self.untold = None;
+        }
         self.step(Input::Applied { position, more })
     }
 
