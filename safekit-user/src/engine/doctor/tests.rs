@@ -148,6 +148,19 @@ fn what_is_wrong_with_an_application() {
 }
 
 #[test]
+fn what_is_wrong_with_a_replicated_directory() {
+    let (about, name) = ("module db", "directory /srv/db");
+    let state = |state| move |it: &mut Facts| it.replicated[0].state = state;
+    check(state(ReplicatedState::Missing), about, name, Fault, "mkdir /srv/db");
+    check(state(ReplicatedState::NoDirectory), about, name, Fault, "ls -ld /srv/db");
+    check(state(ReplicatedState::NoGuard(".here".into())), about, name, Fault, "touch /srv/db/.here");
+    check(state(ReplicatedState::NoFuse("no such device".into())), about, name, Fault, "modprobe fuse");
+    check(state(ReplicatedState::Unfit), about, name, Fault, "ext4");
+    check(state(ReplicatedState::DeadMount), about, name, Warning, "safekit start db");
+    check(state(ReplicatedState::Unknown("denied".into())), about, name, Unknown, "");
+}
+
+#[test]
 fn a_cluster_port_that_takes_no_connections_is_named() {
     let shut = |state| move |it: &mut Facts| it.networks[0].doors = Some(vec![door(state)]);
     check(shut(DoorState::Refused), "network lan", "cluster port", Warning, "sport = :4800");

@@ -5,7 +5,7 @@
 //!                                                  │            │ the socket is full
 //!                                                  │            ▼
 //!                                                  └──────▶ writer thread: waits for room, sends the rest
-//!   the thread that applies:    Incoming::next() ◀── decrypt ◀── recv(2)
+//!   the thread that applies:    Incoming::frame() ◀── decrypt ◀── recv(2)
 //! ```
 //!
 //! One thread at a time is the sender, whoever comes first. What others queue meanwhile it sends along, so many small

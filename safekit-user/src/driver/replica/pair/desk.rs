@@ -52,7 +52,7 @@ pub(super) struct Connection {
 }
 
 /// For the thread that reads from the other node: it has the files.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Errand {
     Flush { number: u64, object: ObjectId, data_only: bool },
     SyncAll { position: Position },

@@ -43,7 +43,7 @@ pub(super) fn keep(shared: &Shared, port: &Port, place: usize) {
         match port.next(place, LOOK_INTERVAL) {
             Ok((link, incoming)) => {
                 let since = clock::now();
-                converse(shared, link, incoming);
+                converse(shared, &link, incoming);
                 pause =
                     if clock::now().since(since) >= LASTED { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
                 shared.rest(pause);
@@ -53,10 +53,10 @@ pub(super) fn keep(shared: &Shared, port: &Port, place: usize) {
     }
 }
 
-fn converse(shared: &Shared, link: Link, incoming: Incoming) {
+fn converse(shared: &Shared, link: &Link, incoming: Incoming) {
     let mut number = 0;
     shared.work(|desk, after| number = desk.connect(link.clone(), &shared.parts, after));
-    let mut reader = Reader { shared, link: &link, number, taking: Taking::Nothing, untold: None };
+    let mut reader = Reader { shared, link, number, taking: Taking::Nothing, untold: None };
     let broken = reader.read(incoming);
     drop(reader);
     if !matches!(broken, Broken::Ended) {
@@ -91,7 +91,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn read(&mut self, mut incoming: Incoming) -> Broken {
         loop {
-            let taken = match incoming.next() {
+            let taken = match incoming.frame() {
                 Err(_) => return Broken::Ended,
                 Ok((Frame::Operation { position, operation, .. }, bulk)) => {
                     self.untold = Some(position);

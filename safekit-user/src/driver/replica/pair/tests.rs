@@ -92,7 +92,7 @@ impl Stage {
             port: Arc::new(port.expect("a port")),
             place: 0,
         };
-        self.pairs[at] = Some(Pair::start(setup).expect("it can be mounted"));
+        self.pairs[at] = Some(Pair::start(&setup).expect("it can be mounted"));
     }
 
     fn stop(&mut self, at: usize) {
