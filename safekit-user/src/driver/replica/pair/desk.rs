@@ -314,6 +314,11 @@ impl Desk {
         self.role.leads() || self.frozen
     }
 
+    /// Each change goes to the other node.
+    pub(super) fn is_prim(&self) -> bool {
+        self.role == MirrorRole::Prim
+    }
+
     pub(super) fn has_failed(&self) -> bool {
         self.failed.is_some()
     }

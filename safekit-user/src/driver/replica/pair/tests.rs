@@ -326,6 +326,86 @@ fn what_was_changed_while_nobody_watched_is_found() {
     assert!(!resync.everything, "{resync:?}");
 }
 
+/// Leaves the other node alone for a moment, so that it has met nothing when it is back, changes something, and expects
+/// that no resynchronisation was needed for that.
+fn check_told_after_a_reconnection(stage: &mut Stage, leader: usize, change: impl FnOnce()) {
+    stage.stop(1 - leader);
+    stage.until("it serves alone", |stage| stage.info(leader).role == MirrorRole::Alone);
+    stage.start(1 - leader);
+    stage.until_in_sync(leader);
+    let before = stage.info(leader).resync.expect("there was one").since;
+    change();
+    stage.assert_same();
+    let info = stage.info(leader);
+    assert_eq!((info.role, info.resync.map(|it| it.since)), (MirrorRole::Prim, Some(before)));
+}
+
+#[test]
+fn a_file_goes_by_the_name_that_is_left() {
+    let Some(mut stage) = Stage::mirrored() else { return };
+    let top = stage.mount(0);
+    fs::create_dir(top.join("inner")).unwrap();
+    write_and_sync(&top.join("one"), b"one");
+    let file = File::options().write(true).open(top.join("one")).unwrap();
+    fs::hard_link(top.join("one"), top.join("inner/two")).unwrap();
+    fs::remove_file(top.join("one")).unwrap();
+    check_told_after_a_reconnection(&mut stage, 0, || {
+        file.write_all_at(b"more", 3).unwrap();
+        file.sync_all().expect("both disks take it");
+    });
+    assert_eq!(fs::read(stage.below(1).join("inner/two")).unwrap(), b"onemore");
+}
+
+/// Nobody has used them since this node was started.
+#[test]
+fn names_that_were_never_seen_are_looked_for() {
+    let Some(mut stage) = Stage::mirrored() else { return };
+    let top = stage.mount(0);
+    fs::create_dir_all(top.join("deep/er")).unwrap();
+    write_and_sync(&top.join("one"), b"one");
+    fs::hard_link(top.join("one"), top.join("deep/er/two")).unwrap();
+    stage.stop(1);
+    stage.order(0, Order::Follow);
+    stage.until("it serves no longer", |stage| !stage.info(0).role.leads());
+    stage.stop(0);
+    stage.start(0);
+    stage.start(1);
+    stage.order(0, Order::Lead { force: false });
+    stage.until_in_sync(0);
+    let file = File::options().write(true).open(top.join("one")).unwrap();
+    fs::remove_file(top.join("one")).unwrap();
+    check_told_after_a_reconnection(&mut stage, 0, || {
+        file.write_all_at(b"more", 3).unwrap();
+        file.sync_all().expect("both disks take it");
+    });
+    assert_eq!(fs::read(stage.below(1).join("deep/er/two")).unwrap(), b"onemore");
+}
+
+/// What is open on a node that follows is renamed underneath.
+#[test]
+fn what_the_other_node_has_renamed_goes_by_its_new_name() {
+    let Some(mut stage) = Stage::mirrored() else { return };
+    let top = stage.mount(0);
+    fs::create_dir_all(top.join("old/er")).unwrap();
+    write_and_sync(&top.join("old/file"), b"one");
+    let directory = open(&stage.mount(1).join("old/er"));
+    let place = open(&stage.mount(1).join("old/file"));
+    fs::rename(top.join("old"), top.join("new")).unwrap();
+    fs::rename(top.join("new/file"), top.join("other")).unwrap();
+    stage.assert_same();
+    stage.order(0, Order::Follow);
+    stage.until("it serves no longer", |stage| !stage.info(0).role.leads());
+    stage.order(1, Order::Lead { force: false });
+    stage.until_in_sync(1);
+    check_told_after_a_reconnection(&mut stage, 1, || {
+        let proc = |fd: &OwnedFd| crate::driver::replica::object::proc_path(fd.as_fd());
+        write_and_sync(&proc(&directory).join("made"), b"made");
+        let file = File::options().append(true).open(proc(&place)).unwrap();
+        file.set_permissions(fs::Permissions::from_mode(0o604)).unwrap();
+    });
+    assert_eq!(fs::read(stage.below(0).join("new/er/made")).unwrap(), b"made");
+}
+
 #[test]
 fn a_comparison_finds_what_is_not_equal_and_mends_it() {
     let Some(stage) = Stage::mirrored() else { return };
