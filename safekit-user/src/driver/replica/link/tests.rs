@@ -343,3 +343,58 @@ fn reasons(one: &Port, two: &Port) -> BTreeMap<&'static str, String> {
         ])
     })
 }
+
+/// Although much is queued before it, and the socket of the other side is not read yet.
+#[test]
+fn the_other_side_is_told_why() {
+    story(|| {
+        let (one, mut two) = pair(61, |_| ());
+        let mut position = 0;
+        while one.link.queued_bytes() < 1 << 20 {
+            position += 1;
+            one.link.queue(&write(position), &bulk(position));
+            one.link.kick();
+        }
+        one.link.part("the disk is full");
+        assert_eq!(one.link.end(), Some(Broken::Here("the disk is full".to_owned())));
+        one.link.queue(&write(position + 1), b"");
+        let mut read = 0;
+        let why = loop {
+            match two.incoming.frame().expect("it is told before the end") {
+                (Frame::Farewell { why }, _) => break why,
+                (frame, contents) => {
+                    read += 1;
+                    assert_eq!((frame, contents), (write(read), &bulk(read)[..]));
+                }
+            }
+        };
+        assert_eq!(why, "the disk is full");
+        assert!(read <= position);
+        drop(two);
+        let End { link, mut incoming, port } = one;
+        assert_eq!(incoming.frame().map(|_| ()), Err(Broken::Here("the disk is full".to_owned())));
+        drop((incoming, link, port));
+        until("no thread is left", || threads(61) == 0);
+    });
+}
+
+/// Who does not listen keeps nobody.
+#[test]
+fn a_farewell_that_nobody_hears_ends_by_itself() {
+    story(|| {
+        let (one, two) = pair(62, |_| ());
+        for position in 1..200 {
+            one.link.queue(&write(position), &vec![1; 1 << 20]);
+        }
+        one.link.kick();
+        let began = crate::driver::clock::now();
+        one.link.part("the disk is full");
+        let End { link, mut incoming, port } = one;
+        drop(link);
+        assert_eq!(incoming.frame().map(|_| ()), Err(Broken::Here("the disk is full".to_owned())));
+        drop((incoming, port));
+        assert!(crate::driver::clock::now().since(began) < PATIENCE / 2);
+        drop(two);
+        until("no thread is left", || threads(62) == 0);
+    });
+}

@@ -74,6 +74,8 @@ pub(super) struct Figures {
     pub(super) stalls: u64,
     pub(super) not_connected: Option<String>,
     pub(super) disk_failure: Option<String>,
+    /// What the other node said when it ended a connection last; until both copies are equal.
+    gave_up: Option<String>,
     pub(super) verification: Option<VerificationInfo>,
     sent_bytes: u64,
     received_bytes: u64,
@@ -84,6 +86,12 @@ impl Figures {
     pub(super) fn connected(&mut self) {
         self.not_connected = None;
         self.disk_failure = None;
+    }
+
+    pub(super) fn other_gave_up(&mut self, why: Option<String>) {
+        if why.is_some() {
+            self.gave_up = why;
+        }
     }
 
     /// `progress`: of all resynchronisations so far.
@@ -120,6 +128,9 @@ impl Figures {
     }
 
     pub(super) fn note_role(&mut self, view: &View, progress: Progress) {
+        if matches!(view.role, MirrorRole::Prim | MirrorRole::Second) {
+            self.gave_up = None;
+        }
         if view.role == MirrorRole::Prim {
             self.resync_ends(progress);
         }
@@ -199,7 +210,16 @@ fn sync_state(view: &View) -> SyncState {
     }
 }
 
+/// What the other node said last belongs to it, unless that is all.
 fn why(desk: &Desk, view: &View) -> String {
+    let own = own_why(desk, view);
+    match &desk.figures.gave_up {
+        Some(theirs) if !own.contains(theirs.as_str()) => format!("{own}; the other node gave up: {theirs}"),
+        Some(_) | None => own,
+    }
+}
+
+fn own_why(desk: &Desk, view: &View) -> String {
     if let Some(failure) = desk.failure() {
         return failure.to_owned();
     }

@@ -34,6 +34,13 @@ enum Broken {
     Open(#[from] std::io::Error),
     #[error("the other node asks for more than anybody waits for")]
     TooMuch,
+    #[error("the other node gave up: {0}")]
+    Left(String),
+}
+
+/// People see it, whatever is in it.
+fn printable(why: &str) -> String {
+    why.chars().map(|it| if it.is_control() { ' ' } else { it }).collect()
 }
 
 /// Connections of one directory, until the end.
@@ -53,23 +60,45 @@ pub(super) fn keep(shared: &Shared, port: &Port, place: usize) {
     }
 }
 
-fn converse(shared: &Shared, link: &Link, incoming: Incoming) {
+fn converse(shared: &Shared, link: &Link, mut incoming: Incoming) {
     let mut number = 0;
     shared.work(|desk, after| number = desk.connect(link.clone(), &shared.parts, after));
     let mut reader = Reader { shared, link, number, taking: Taking::Nothing, untold: None };
-    let broken = reader.read(incoming);
+    let broken = reader.read(&mut incoming);
     drop(reader);
     if !matches!(broken, Broken::Ended) {
-        let why = sentence(&broken);
-        tracing::warn!(%why, "a connection of a mirror ends");
-        link.close(&why);
+        tracing::warn!(why = sentence(&broken), "a connection of a mirror ends");
     }
-    let why = link.end().map_or_else(|| broken.to_string(), |end| end.to_string());
+    let (why, their_reason) = end_for(link, broken);
+    drop(incoming);
     shared.work(|desk, after| {
+        desk.figures.other_gave_up(their_reason);
         // Those that the other node has given.
         desk.handle(Input::Numbers(shared.numbering.reserved()), &[], &shared.parts, after);
         desk.disconnect(number, &why, &shared.parts, after);
     });
+}
+
+/// Gives back why it has ended, and why the other node ended it, if it said so.
+fn end_for(link: &Link, broken: Broken) -> (String, Option<String>) {
+    match broken {
+        Broken::Ended => (link.end().map_or_else(|| broken.to_string(), |end| end.to_string()), None),
+        Broken::Left(ref why) => {
+            link.close(&broken.to_string());
+            (broken.to_string(), Some(why.clone()))
+        }
+        // There it is another copy that is here.
+        Broken::Fault(fault) => {
+            let why = sentence(&fault);
+            link.part(&why);
+            (why, None)
+        }
+        Broken::Unexpected | Broken::Open(_) | Broken::TooMuch => {
+            let why = sentence(&broken);
+            link.part(&why);
+            (why, None)
+        }
+    }
 }
 
 /// Who has the files now.
@@ -89,7 +118,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn read(&mut self, mut incoming: Incoming) -> Broken {
+    fn read(&mut self, incoming: &mut Incoming) -> Broken {
         loop {
             let taken = match incoming.frame() {
                 Err(_) => return Broken::Ended,
@@ -128,6 +157,7 @@ impl Reader<'_> {
             Frame::Copied(copied) => self.pass_on(copied),
             Frame::Check(check) => self.check(&check),
             Frame::Checked(checked) => self.checked(checked),
+            Frame::Farewell { why } => Err(Broken::Left(printable(&why))),
         }
     }
 
@@ -231,11 +261,11 @@ impl Reader<'_> {
         if !is_mine {
             return Err(Broken::Ended);
         }
-        errands.into_iter().try_for_each(|errand| self.run(errand))
+        errands.iter().try_for_each(|errand| self.run(errand))
     }
 
-    fn run(&mut self, errand: Errand) -> Result<(), Broken> {
-        match errand {
+    fn run(&mut self, errand: &Errand) -> Result<(), Broken> {
+        match *errand {
             Errand::Flush { number, object, data_only } => {
                 self.flush(Some(object), data_only, Then::FlushedFor(number))
             }
