@@ -85,8 +85,19 @@ pub(super) struct Leading {
     next_checkpoint: Instant,
     highest: u64,
     steps_down: Option<Instant>,
+    /// Since both copies became equal: what was copied then is on both disks.
+    checkpointed: bool,
     /// The last operations, on the way down: times that the driver tells a little later than what set them.
     last_words: LastWords,
+}
+
+/// What a node that goes on without the other one knows of where the copies differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Marked {
+    /// Until now they were equal, but for what is marked.
+    All,
+    /// What is recorded, and new objects by their numbers: the process may have been restarted.
+    Recorded,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,6 +129,7 @@ impl Leading {
         self.sent = Position::default();
         self.received = Position::default();
         self.checkpoint = None;
+        self.checkpointed = false;
         self.next_checkpoint = now;
     }
 }
@@ -353,6 +365,7 @@ impl Mirror {
 
     fn end_checkpoint(&mut self, now: Instant) {
         let Some(checkpoint) = self.leading.checkpoint.take_if(|it| it.here && it.there) else { return };
+        self.leading.checkpointed = true;
         let mut entries: Vec<_> =
             self.marks.cool(checkpoint.position).into_iter().map(Entry::Remove).collect();
         entries.retain(|entry| matches!(entry, Entry::Remove(region) if self.record.contains_key(region)));
@@ -376,21 +389,29 @@ impl Mirror {
     pub(super) fn lost_second(&mut self, now: Instant) {
         self.leading.checkpoint = None;
         self.marks.forget_positions();
-        self.claim(now);
+        let marked = if self.leading.checkpointed { Marked::All } else { Marked::Recorded };
+        self.claim(marked, now);
     }
 
-    pub(super) fn claim(&mut self, now: Instant) {
+    pub(super) fn claim(&mut self, marked: Marked, now: Instant) {
         let mut copy = if self.copy.peer_out && self.leading.serving == Serving::No {
             self.copy.clone()
         } else {
             self.rotated()
         };
         copy.led = true;
-        if self.marks.is_empty() && !copy.distrusted {
+        let mut entries = Vec::new();
+        if !copy.distrusted
+            && (self.marks.is_empty() || marked == Marked::All && self.marks.len() <= CHECKPOINT_REGIONS)
+        {
+            // What counted as recorded by its number is named, and only objects that are made from now on are new.
+            let named = self.marks.regions().filter(|region| !self.record.contains_key(region));
+            entries.extend(named.map(Entry::Add));
             copy.fresh_from = copy.fresh_from.max(self.numbers).max(self.leading.highest);
         }
         self.copy = copy;
-        let batch = self.record(vec![Entry::Copy(self.copy.clone())]);
+        entries.push(Entry::Copy(self.copy.clone()));
+        let batch = self.record(entries);
         self.leading.serving = Serving::Claiming { batch };
         if !self.rules.record_loss {
             self.claimed(now);
@@ -477,7 +498,7 @@ impl Mirror {
         self.cannot_lead = None;
         // An order by force is meant once.
         self.order = Order::Lead { force: false };
-        self.claim(now);
+        self.claim(Marked::Recorded, now);
     }
 
     fn objection(&self) -> Option<CannotLead> {

@@ -16,6 +16,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::lead::Marked;
 use super::marks::Entry;
 use super::{Closing, Greeting, Judgement, Mirror, Output, Peer};
 use crate::types::Instant;
@@ -120,7 +121,12 @@ impl Mirror {
             passes: 0,
             everything,
             taken: BTreeMap::new(),
-            fresh_from: self.copy.fresh_from.min(theirs.fresh_from),
+            fresh_from: if theirs.led || theirs.half_copied {
+                self.copy.fresh_from.min(theirs.fresh_from)
+            } else {
+                // It has only followed since both were equal: what it may lack of new objects is marked here.
+                self.copy.fresh_from
+            },
             fresh_since: self.copy.distrusted.then_some(self.numbers),
             sync,
             lost: 0,
@@ -277,7 +283,7 @@ impl Mirror {
         match source.stage {
             // The other side may count itself as equal.
             Stage::Finishing | Stage::Forgetting { .. } => {
-                self.claim(now);
+                self.claim(Marked::Recorded, now);
                 self.leading.gate_closed = None;
             }
             Stage::Recording { .. }

@@ -17,6 +17,8 @@ use crate::wire::replica::{Attribute, Entry, Kind, Meta, Time};
 /// XATTR_LIST_MAX and XATTR_SIZE_MAX of linux/limits.h.
 const LIST_BYTES_MAX: usize = 65_536;
 const VALUE_BYTES_MAX: usize = 65_536;
+/// Most objects have fewer.
+const LIST_BYTES_USUAL: usize = 256;
 /// Each node labels its own files: a label may be replaced, and not be removed.
 pub(in crate::driver::replica) const LABEL: &[u8] = b"security.selinux";
 const TYPE_BITS: u32 = 0o170_000;
@@ -88,24 +90,34 @@ pub(in crate::driver::replica) fn make_unnumbered(
     meet()?.ok_or(Fault::differs(entry.object, "it is gone as soon as it was made"))
 }
 
-/// Owner, then attributes, then mode, then time: each would change what is before it.
+/// Owner, then attributes, then mode, then time: each would change what is before it. What is right already is left: most
+/// of what is compared is, and each of these calls would be written to the disk.
 pub(in crate::driver::replica) fn set(
     object: BorrowedFd<'_>,
     wanted: &Meta,
     attributes: Option<&[Attribute]>,
 ) -> Result<(), Fault> {
-    let stat = rustix::fs::fstat(object).doing("look at an object")?;
-    // A change of the owner takes the capabilities of a program: only where there is something to change.
+    let mut stat = rustix::fs::fstat(object).doing("look at an object")?;
+    let mut changed = false;
+    // A change of the owner takes the capabilities of a program, and bits of the mode.
     if (stat.st_uid, stat.st_gid) != (wanted.uid, wanted.gid) {
         let (uid, gid) = (Uid::from_raw(wanted.uid), Gid::from_raw(wanted.gid));
         rustix::fs::chownat(object, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).doing("set an owner")?;
+        changed = true;
     }
     if let Some(attributes) = attributes {
-        set_attributes(object, attributes)?;
+        changed |= set_attributes(object, attributes)?;
     }
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+    if changed {
+        stat = rustix::fs::fstat(object).doing("look at an object")?;
+    }
+    let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+    if !is_link && (stat.st_mode ^ wanted.mode) & 0o7777 != 0 {
         rustix::fs::chmod(proc_path(object), Mode::from_raw_mode(wanted.mode & 0o7777))
             .doing("set a mode")?;
+    }
+    if meta(&stat).modified == wanted.modified {
+        return Ok(());
     }
     let Time { seconds, nanoseconds } = wanted.modified;
     let times = Timestamps {
@@ -117,19 +129,27 @@ pub(in crate::driver::replica) fn set(
 
 /// Those that belong to the object, not to this program; in the order of their names.
 pub(in crate::driver::replica) fn attributes(object: BorrowedFd<'_>) -> Result<Vec<Attribute>, Errno> {
-    let mut names = vec![0_u8; LIST_BYTES_MAX];
-    let size = match rustix::fs::listxattr(proc_path(object), names.as_mut_slice()) {
-        Ok(size) => size,
-        Err(Errno::OPNOTSUPP) => 0,
+    let path = proc_path(object);
+    let mut few = [0_u8; LIST_BYTES_USUAL];
+    let mut many = Vec::new();
+    let names = match rustix::fs::listxattr(&path, few.as_mut_slice()) {
+        Ok(size) => &few[..size],
+        Err(Errno::RANGE) => {
+            many.resize(LIST_BYTES_MAX, 0);
+            let size = rustix::fs::listxattr(&path, many.as_mut_slice())?;
+            &many[..size]
+        }
+        Err(Errno::OPNOTSUPP) => &[],
         Err(error) => return Err(error),
     };
-    let mut value = vec![0_u8; if size == 0 { 0 } else { VALUE_BYTES_MAX }];
+    let mut value = Vec::new();
     let mut attributes = Vec::new();
-    for name in names[..size].split(|byte| *byte == 0) {
+    for name in names.split(|byte| *byte == 0) {
         if name.is_empty() || name.starts_with(PREFIX) {
             continue;
         }
-        match rustix::fs::getxattr(proc_path(object), name, value.as_mut_slice()) {
+        value.resize(VALUE_BYTES_MAX, 0);
+        match rustix::fs::getxattr(&path, name, value.as_mut_slice()) {
             Ok(size) => attributes.push(Attribute { name: name.to_vec(), value: value[..size].to_vec() }),
             // Removed meanwhile.
             Err(Errno::NODATA) => {}
@@ -140,20 +160,23 @@ pub(in crate::driver::replica) fn attributes(object: BorrowedFd<'_>) -> Result<V
     Ok(attributes)
 }
 
-/// Exactly these.
-fn set_attributes(object: BorrowedFd<'_>, wanted: &[Attribute]) -> Result<(), Fault> {
+/// Exactly these. True: something was changed.
+fn set_attributes(object: BorrowedFd<'_>, wanted: &[Attribute]) -> Result<bool, Fault> {
     let before = attributes(object).doing("list attributes")?;
+    let mut changed = false;
     for Attribute { name, .. } in &before {
         if name != LABEL && !wanted.iter().any(|wanted| wanted.name == *name) {
             remove_attribute(object, name)?;
+            changed = true;
         }
     }
     for attribute in wanted {
         if !before.contains(attribute) {
             set_attribute(object, attribute)?;
+            changed = true;
         }
     }
-    Ok(())
+    Ok(changed)
 }
 
 pub(super) fn set_attribute(object: BorrowedFd<'_>, attribute: &Attribute) -> Result<(), Fault> {

@@ -19,6 +19,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// After a connection that did not last: what ended it may be there still.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Answers that may wait for others.
+const ANSWERS_BYTES: usize = 64 * 1024;
 const LASTED: Duration = Duration::from_secs(10);
 
 /// Why this side ends a connection.
@@ -128,8 +130,13 @@ impl Reader<'_> {
                 }
                 Ok((frame, bulk)) => self.take(frame, bulk),
             };
-            if let Err(broken) = taken.and_then(|()| self.tell_applied(incoming.has_more())) {
+            let more = incoming.has_more();
+            if let Err(broken) = taken.and_then(|()| self.tell_applied(more)) {
                 return broken;
+            }
+            // Answers to what arrived together leave together.
+            if !more || self.link.queued_bytes() >= ANSWERS_BYTES {
+                self.link.kick();
             }
         }
     }
@@ -214,7 +221,6 @@ impl Reader<'_> {
         let Taking::Target(target) = self.files()? else { return Err(Broken::Unexpected) };
         if let Some(copied) = target.handle(copying, bulk)? {
             self.link.queue(&Frame::Copied(copied), &[]);
-            self.link.kick();
         }
         Ok(())
     }
@@ -223,7 +229,6 @@ impl Reader<'_> {
         let Taking::Follower(applier) = self.files()? else { return Err(Broken::Unexpected) };
         let differs = applier.check(check)?;
         self.link.queue(&Frame::Checked(Checked { number: check.number, differs }), &[]);
-        self.link.kick();
         Ok(())
     }
 
