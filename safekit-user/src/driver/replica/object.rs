@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -128,6 +128,16 @@ pub(super) fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno
         flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK,
         Mode::empty(),
     )
+}
+
+/// The directory that has a name of this one. A replicated directory has a file system of our own mounted over it, into
+/// which `..` would lead: whoever comes out there is at `root`, if it has such a name.
+pub(super) fn above(directory: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::openat2(directory, "..", flags, Mode::empty(), ResolveFlags::NO_XDEV) {
+        Err(Errno::XDEV) => reopen(root, OFlags::PATH | OFlags::DIRECTORY),
+        opened => opened,
+    }
 }
 
 #[cfg(test)]
