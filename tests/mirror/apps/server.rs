@@ -59,9 +59,10 @@ impl Server {
         postgres.args(["-c", "listen_addresses=", "-c", "log_line_prefix=%m [%p] "]);
         said_to(&mut postgres, &place.log())?;
         let mut server = Self { postmaster: Some(spawn(&mut postgres)?), place };
-        lab::wait_until("PostgreSQL answers", START_MAX, || server.has_ended() || server.is_ready())
-            .and_then(|()| Ok(ensure!(!server.has_ended(), "PostgreSQL does not start")))
-            .with_context(|| server.last_words())?;
+        let answers =
+            lab::wait_until("PostgreSQL answers", START_MAX, || server.has_ended() || server.is_ready());
+        answers.with_context(|| server.last_words())?;
+        ensure!(!server.has_ended(), "PostgreSQL does not start: {}", server.last_words());
         Ok(server)
     }
 
@@ -149,7 +150,7 @@ impl Server {
         lab::wait_until("all of PostgreSQL is gone", STOP_MAX, || !children.iter().any(alive))
     }
 
-    pub(crate) fn last_words(&self) -> String {
+    fn last_words(&self) -> String {
         let log = fs::read_to_string(self.place.log()).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")

@@ -55,8 +55,8 @@ fn whatever_a_database_does_to_its_files_is_on_the_other_node() -> Result<()> {
         }
         copied_and_moved(&server)?;
         let sums = server.query(SUMS)?;
-        let before = dump(&server)?;
         server.check()?;
+        let before = dump(&server)?;
         server.kill()?;
 
         stage.order(0, MirrorOrder::Second { full_sync: false })?;
