@@ -47,7 +47,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// Calls into a dead mount end with its process; whoever still does not is ended with this program.
 const GRACE: Duration = Duration::from_secs(15);
 /// Of a process's log, for whoever reads about a failure.
-const LAST_LINES: usize = 12;
+const LAST_LINES: usize = 30;
 
 const CONFIG: &str = "\
 cluster:
@@ -146,7 +146,7 @@ impl Watchdog {
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
