@@ -17,7 +17,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::stage::{PATIENCE, locked};
 
-/// One request to the file system, so that it is made whole or not at all.
+/// A write is made page by page: the kernel begins a new request to the file system where it likes, at the begin of a page.
+const PAGE_BYTES: usize = 4096;
 const WRITE_BYTES_MAX: usize = 16 << 10;
 const FILE_BYTES_MAX: usize = 128 << 10;
 const FILES_MAX: usize = 12;
@@ -276,8 +277,8 @@ impl Ledger {
         if promised.is_none() {
             return Ok(model);
         }
-        for step in &self.since {
-            model.apply(step);
+        for step in self.since.iter().flat_map(pieces) {
+            model.apply(&step);
             if model.look() == found {
                 return Ok(model);
             }
@@ -290,6 +291,18 @@ impl Ledger {
             self.since.iter().map(short).collect::<Vec<_>>(),
         )
     }
+}
+
+/// What may be made of a step on its own.
+fn pieces(step: &Step) -> Vec<Step> {
+    let Step::Write { path, offset, bytes } = step else { return vec![step.clone()] };
+    let (mut pieces, mut at) = (Vec::new(), 0);
+    while at < bytes.len() {
+        let end = (at + PAGE_BYTES - (offset + at) % PAGE_BYTES).min(bytes.len());
+        pieces.push(Step::Write { path: path.clone(), offset: offset + at, bytes: bytes[at..end].to_vec() });
+        at = end;
+    }
+    pieces
 }
 
 fn short(step: &Step) -> String {

@@ -7,6 +7,8 @@
 mod application;
 mod crash;
 mod faults;
+mod full;
+mod returns;
 mod road;
 mod stage;
 mod trees;
