@@ -143,6 +143,7 @@ impl Tree {
         let length = length.min(i32::MAX as u64);
         let objects = (ObjectId(from.0), ObjectId(to.0));
         let make = |told: &mut Told<'_>| {
+            self.watch.names(objects.0);
             let (mut read_at, mut write_at) = (at, new_at);
             let copied = caller.changes(target.as_fd(), || {
                 let length = usize::try_from(length).unwrap_or(usize::MAX);
