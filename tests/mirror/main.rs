@@ -8,6 +8,7 @@ mod application;
 mod crash;
 mod faults;
 mod full;
+mod nonsense;
 mod returns;
 mod road;
 mod stage;

@@ -272,6 +272,10 @@ impl Stage {
         PathBuf::from(format!("/proc/self/fd/{}", self.below[at].as_raw_fd()))
     }
 
+    pub(crate) fn config(&self, at: usize) -> PathBuf {
+        self.base.join(format!("{}.yaml", NODES[at]))
+    }
+
     fn log(&self, at: usize) -> PathBuf {
         self.base.join(format!("{}.log", NODES[at]))
     }
