@@ -2,9 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use safekit::driver::clock;
 use safekit::types::mirror::SyncState;
@@ -138,5 +139,29 @@ fn applications_learn_at_once_that_the_process_is_gone() -> Result<()> {
         stage.until_in_sync(0)?;
         write_and_sync(&path, b"after")?;
         stage.until_same()
+    })
+}
+
+#[test]
+fn what_changes_below_old_directories_is_found() -> Result<()> {
+    story("below", Options::default(), |stage| {
+        fs::create_dir_all(stage.mount(0).join("old/deep"))?;
+        fs::create_dir(stage.mount(0).join("other"))?;
+        fs::write(stage.mount(0).join("old/deep/file"), vec![1; 300_000])?;
+        stage.mirrored()?;
+        stage.road.cut();
+        stage.until_role(0, MirrorRole::Alone)?;
+        // Names, contents and attributes, at several depths, of what both have had before.
+        let top = stage.mount(0);
+        write_and_sync(&top.join("old/new"), b"new")?;
+        File::options().write(true).open(top.join("old/deep/file"))?.write_all_at(b"other", 200_000)?;
+        fs::rename(top.join("old/deep"), top.join("other/moved"))?;
+        fs::set_permissions(top.join("old"), fs::Permissions::from_mode(0o750))?;
+        stage.road.mend();
+        heals(stage)?;
+        let resync = stage.info(0)?.resync.context("there was one")?;
+        // What is met in its new directory before its old one was looked at is made anew there.
+        ensure!(resync.bytes < 400_000, "more than was changed or moved: {resync:?}");
+        Ok(())
     })
 }

@@ -5,7 +5,12 @@
 //! many rounds of crashes instead of a few; `SAFEKIT_MIRROR_SEED` says with which seed the first of them begins.
 
 mod apps;
+mod application;
+mod crash;
 mod faults;
+mod full;
+mod nonsense;
+mod returns;
 mod road;
 mod stage;
 mod trees;

@@ -47,7 +47,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// Calls into a dead mount end with its process; whoever still does not is ended with this program.
 const GRACE: Duration = Duration::from_secs(15);
 /// Of a process's log, for whoever reads about a failure.
-const LAST_LINES: usize = 12;
+const LAST_LINES: usize = 30;
 
 const CONFIG: &str = "\
 cluster:
@@ -146,7 +146,7 @@ impl Watchdog {
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -270,6 +270,10 @@ impl Stage {
     /// The same directory underneath, whether it is mounted over or not.
     pub(crate) fn below(&self, at: usize) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.below[at].as_raw_fd()))
+    }
+
+    pub(crate) fn config(&self, at: usize) -> PathBuf {
+        self.base.join(format!("{}.yaml", NODES[at]))
     }
 
     fn log(&self, at: usize) -> PathBuf {

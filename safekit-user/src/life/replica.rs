@@ -46,7 +46,7 @@ fn keep(args: &ReplicaArgs) -> anyhow::Result<()> {
     let port = Arc::new(open_port(&config, me, &args.module, mirror)?);
     let mut pairs = Vec::new();
     for (place, directory) in mirror.directories.iter().enumerate() {
-        pairs.push(Pair::start(Setup {
+        pairs.push(Pair::start(&Setup {
             directory: directory.directory.clone(),
             acknowledge: directory.acknowledge,
             max_stall: mirror.max_stall,

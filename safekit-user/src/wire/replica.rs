@@ -24,6 +24,8 @@ pub const FRAME_BYTES_MAX: usize = (1 << 20) + (256 << 10);
 pub const ITEMS_MAX: usize = 4096;
 /// NAME_MAX of Linux.
 pub const NAME_BYTES_MAX: usize = 255;
+/// A sentence.
+pub const WHY_BYTES_MAX: usize = 512;
 const LENGTH_BYTES: usize = 4;
 const PREFIX_BYTES: usize = 12;
 
@@ -308,6 +310,21 @@ pub enum Frame {
     Copied(Copied),
     Check(Check),
     Checked(Checked),
+    /// The last of a connection: why this node ends it.
+    Farewell {
+        why: String,
+    },
+}
+
+impl Frame {
+    /// As much of it as is sent.
+    pub fn farewell(why: &str) -> Self {
+        let mut end = why.len().min(WHY_BYTES_MAX);
+        while !why.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self::Farewell { why: why[..end].to_owned() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -448,7 +465,8 @@ fn check(frame: &Frame, bulk: &[u8]) -> Result<(), Refused> {
         Frame::Copying(Copying::Digests { digests, .. }) => few(digests.len()),
         Frame::Copying(Copying::Finish { attributes, .. }) => few(attributes.len()),
         Frame::Check(check) => check_of_a_check(check),
-        Frame::Copying(_) | Frame::Copied(_) | Frame::Checked(_) => Ok(()),
+        Frame::Farewell { why } if why.len() > WHY_BYTES_MAX => Err(Refused::Malformed),
+        Frame::Copying(_) | Frame::Copied(_) | Frame::Checked(_) | Frame::Farewell { .. } => Ok(()),
     }
 }
 

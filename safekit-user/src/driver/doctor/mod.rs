@@ -9,6 +9,7 @@
 //! ```
 
 mod claim;
+mod copies;
 mod echo;
 mod ethtool;
 mod links;
@@ -70,6 +71,7 @@ pub fn gather(
         virtual_ips,
         keeping: upkeep::keeping(config, state_dir),
         applications: runtime.block_on(upkeep::applications(config, me)),
+        replicated: copies::gather(config, me),
         daemon,
     })
 }

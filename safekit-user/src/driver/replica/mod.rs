@@ -15,7 +15,7 @@ pub mod store;
 pub mod verify;
 pub mod watch;
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
@@ -38,4 +38,19 @@ pub fn hidden(root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     };
     rustix::fs::utimensat(CWD, object::proc_path(root), &times, AtFlags::empty())?;
     rustix::fs::openat(root, HIDDEN, flags, Mode::empty())
+}
+
+/// linux/magic.h.
+const FUSE_SUPER_MAGIC: u32 = 0x6573_5546;
+
+/// Over that directory lies a file system of our own kind.
+pub fn is_captured(directory: &OwnedFd) -> bool {
+    rustix::fs::fstatfs(directory).is_ok_and(|found| found.f_type as u32 == FUSE_SUPER_MAGIC)
+}
+
+/// Whether the file system of a directory has what replication needs; nothing is changed. `OPNOTSUPP`: it has not.
+pub fn can_be_replicated(directory: &OwnedFd) -> Result<(), Errno> {
+    let inode = rustix::fs::fstat(directory)?.st_ino;
+    identity::read(directory.as_fd(), inode)?;
+    object::FileHandle::of(directory.as_fd()).map(drop)
 }

@@ -130,13 +130,13 @@ pub(super) fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno
     )
 }
 
-/// The directory that has a name of this one. A replicated directory has a file system of our own mounted over it, into
-/// which `..` would lead: whoever comes out there is at `root`, if it has such a name.
+/// The directory that has this one, by descriptor; `root`: the replicated directory. That is mounted over, and `..` leads
+/// from below it onto the mount: the kernel says so, as it does for nothing else between a directory and the root.
 pub(super) fn above(directory: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     match rustix::fs::openat2(directory, "..", flags, Mode::empty(), ResolveFlags::NO_XDEV) {
         Err(Errno::XDEV) => reopen(root, OFlags::PATH | OFlags::DIRECTORY),
-        opened => opened,
+        found => found,
     }
 }
 

@@ -29,6 +29,9 @@ pub trait Atlas: Send + Sync {
     fn trace(&self, object: ObjectId) -> Option<Trace>;
     /// None: it has no name, or is the directory itself.
     fn place(&self, object: ObjectId) -> Option<Place>;
+    /// Makes sure that `place` has an answer for it and for all directories above it, if it has a name at all. May take as
+    /// long as a walk through everything. Under the lock of the object.
+    fn look_for(&self, object: ObjectId);
     /// Holds it, whatever it is called meanwhile.
     fn object(&self, object: ObjectId) -> Option<OwnedFd>;
 }
@@ -53,6 +56,10 @@ pub struct Change<'a> {
 pub trait Watch: Send + Sync {
     /// Waits until it is recorded that `touches` may change, and until they may. The error is the application's.
     fn begin(&self, touches: &[Touch]) -> Result<Permit, Errno>;
+
+    /// What has begun will be told by the number of this object, too, besides those that it touches. It may have lost the
+    /// name by which it was met: who has to tell where it is looks for that before the change is made.
+    fn names(&self, _: ObjectId) {}
 
     /// The change has been made as `changes` say; none: it failed and changed nothing. Must follow each `begin`.
     fn done(&self, permit: Permit, changes: &[Change<'_>], reply: Reply);

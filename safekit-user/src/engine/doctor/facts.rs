@@ -17,6 +17,8 @@ pub struct Facts {
     pub keeping: Keeping,
     /// Of the modules of this node that start something.
     pub applications: Vec<Application>,
+    /// Directories of this node's mirrors.
+    pub replicated: Vec<Replicated>,
     /// None: no daemon answers on this node.
     pub daemon: Option<Snapshot>,
 }
@@ -238,4 +240,29 @@ pub enum Claim {
     Farm,
     Stranger([u8; 6]),
     Failed(String),
+}
+
+/// A directory of a mirror.
+#[derive(Clone, Debug)]
+pub struct Replicated {
+    pub module: String,
+    pub directory: String,
+    pub state: ReplicatedState,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplicatedState {
+    Fit,
+    /// Over it lies the mount of a mirror that runs.
+    Mounted,
+    /// Over it lies the mount of a process that has died.
+    DeadMount,
+    Missing,
+    NoDirectory,
+    /// The file that has to be in it is not.
+    NoGuard(String),
+    NoFuse(String),
+    /// Its file system lacks trusted attributes or file handles.
+    Unfit,
+    Unknown(String),
 }

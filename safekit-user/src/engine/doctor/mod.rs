@@ -5,6 +5,7 @@
 //! ```
 
 mod application;
+mod copies;
 mod daemon;
 pub mod facts;
 mod interface;
@@ -38,6 +39,10 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
     for application in &facts.applications {
         let about = format!("module {}", application.module);
         application::judge(&mut Checks { about, found: &mut checks }, application);
+    }
+    for replicated in &facts.replicated {
+        let about = format!("module {}", replicated.module);
+        copies::judge(&mut Checks { about, found: &mut checks }, replicated);
     }
     daemon::judge(&mut Checks { about: "daemon".to_owned(), found: &mut checks }, facts.daemon.as_ref());
     checks

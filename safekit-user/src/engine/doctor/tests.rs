@@ -67,6 +67,11 @@ fn healthy() -> Facts {
                 state: ScriptState::Executable,
             }],
         }],
+        replicated: vec![Replicated {
+            module: "db".into(),
+            directory: "/srv/db".into(),
+            state: ReplicatedState::Fit,
+        }],
         daemon: None,
     }
 }
@@ -140,6 +145,19 @@ fn what_is_wrong_with_an_application() {
     let script = |state| move |it: &mut Facts| it.applications[0].scripts[0].state = state;
     check(script(ScriptState::Missing), about, "prestart", Fault, "ls -l /srv/ready");
     check(script(ScriptState::NotExecutable), about, "prestart", Fault, "chmod +x /srv/ready");
+}
+
+#[test]
+fn what_is_wrong_with_a_replicated_directory() {
+    let (about, name) = ("module db", "directory /srv/db");
+    let state = |state| move |it: &mut Facts| it.replicated[0].state = state;
+    check(state(ReplicatedState::Missing), about, name, Fault, "mkdir /srv/db");
+    check(state(ReplicatedState::NoDirectory), about, name, Fault, "ls -ld /srv/db");
+    check(state(ReplicatedState::NoGuard(".here".into())), about, name, Fault, "touch /srv/db/.here");
+    check(state(ReplicatedState::NoFuse("no such device".into())), about, name, Fault, "modprobe fuse");
+    check(state(ReplicatedState::Unfit), about, name, Fault, "ext4");
+    check(state(ReplicatedState::DeadMount), about, name, Warning, "safekit start db");
+    check(state(ReplicatedState::Unknown("denied".into())), about, name, Unknown, "");
 }
 
 #[test]

@@ -34,12 +34,13 @@ fn first(wire: &[u8]) -> Result<Option<(Frame, Vec<u8>)>, Refused> {
 /// However the bytes are cut on their way, the same frames come out in their order.
 #[test]
 fn pieces_of_any_size_make_the_same_frames() {
-    let sent: [(Frame, &[u8]); 5] = [
+    let sent: [(Frame, &[u8]); 6] = [
         (write(0), b"hello"),
         (Frame::Message(Message::Alive), b""),
         (named(b"a b\xff"), b""),
         (check(b"a", ZONE_BYTES, 2 * ZONE_BYTES + 1, 2), b""),
         (Frame::Checked(Checked { number: 5, differs: true }), b""),
+        (Frame::farewell("the disk is full"), b""),
     ];
     let bytes = wire(&sent);
     for size in 1..=bytes.len() {
@@ -65,7 +66,7 @@ fn what_is_wrong_is_refused() {
     long[..4].copy_from_slice(&u32::MAX.to_le_bytes());
     let mut short = wire(&[(write(0), b"hello")]);
     short[..4].copy_from_slice(&3_u32.to_le_bytes());
-    let cases: [(&str, Vec<u8>, Refused); 15] = [
+    let cases: [(&str, Vec<u8>, Refused); 16] = [
         ("a changed byte", changed, Refused::Checksum),
         ("a huge length", long, Refused::TooLong(u32::MAX as usize)),
         ("a length below the prefix", short, Refused::Malformed),
@@ -80,11 +81,24 @@ fn what_is_wrong_is_refused() {
         ("a check of too many zones", wire(&[(check(b"a", 0, 1 << 30, 65), b"")]), Refused::TooMany),
         ("a check of fewer than there are", wire(&[(check(b"a", 0, 1 << 30, 63), b"")]), Refused::Malformed),
         ("a check beyond the end", wire(&[(check(b"a", 1 << 40, 1, 1), b"")]), Refused::Malformed),
+        (
+            "a farewell without end",
+            wire(&[(Frame::Farewell { why: "x".repeat(513) }, b"")]),
+            Refused::Malformed,
+        ),
         ("a check within a zone", wire(&[(check(b"a", 1, ZONE_BYTES, 1), b"")]), Refused::Malformed),
     ];
     for (name, bytes, expected) in cases {
         assert_eq!(first(&bytes), Err(expected), "{name}");
     }
+}
+
+#[test]
+fn a_farewell_is_cut_between_two_characters() {
+    let Frame::Farewell { why } = Frame::farewell(&"ö".repeat(300).replacen('ö', "o", 1)) else {
+        panic!("a farewell")
+    };
+    assert_eq!(why.len(), 511);
 }
 
 /// Whoever waits until something is complete must not wait for what no frame can be.

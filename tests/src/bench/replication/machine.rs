@@ -99,6 +99,7 @@ impl Lab {
         }
     }
 
+    /// Asks often enough for a person, and seldom enough that the asking does not slow what is waited for.
     pub fn wait_until(
         &self,
         what: &str,
@@ -109,7 +110,7 @@ impl Lab {
         while !ready()? {
             ensure!(clock::now() < deadline, "{what}: not within {within:?}");
             self.go_on()?;
-            self.interrupt.pause(Duration::from_millis(20))?;
+            self.interrupt.pause(Duration::from_millis(200))?;
         }
         Ok(())
     }
@@ -221,7 +222,7 @@ impl<'lab> Machine<'lab> {
                 "{what} has not ended within {within:?}: {}",
                 running.last_words()
             );
-            std::thread::sleep(Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(5));
         };
         let said = running.said();
         let _kept_until_the_end = std::fs::remove_file(&running.log);

@@ -64,7 +64,7 @@ impl Amount {
     pub fn full(rounds: usize) -> Self {
         Self {
             rounds,
-            rounds_within_s: 15 * 60,
+            rounds_within_s: 19 * 60,
             within_s: 35 * 60,
             seconds: 4,
             big_mib: 512,

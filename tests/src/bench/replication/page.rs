@@ -19,10 +19,11 @@ pub fn markdown(report: &Report) -> String {
         text.push('\n');
         text.push_str(&goals(&report.goals));
     }
-    for section in [ratios(report), rates(report), processor_time(report), transports(report), resync(report)]
-    {
+    let sections =
+        [ratios(report), rates(report), processor_time(report), transports(report), resync(report)];
+    for section in sections.iter().filter(|section| !section.is_empty()) {
         text.push('\n');
-        text.push_str(&section);
+        text.push_str(section);
     }
     text.push_str(&failures(report));
     text
@@ -34,6 +35,9 @@ fn table(report: &Report, title: &str, corner: &str, cell: impl Fn(&CaseFigure) 
         .into_iter()
         .filter(|subject| report.figures.iter().any(|figure| figure.subject == *subject))
         .collect();
+    if subjects.is_empty() {
+        return String::new();
+    }
     let names: Vec<&str> = subjects.iter().map(|subject| subject.name()).collect();
     let mut text = format!("### {title}\n\n| {corner} | {} |\n|---|", names.join(" | "));
     text.push_str(&"---:|".repeat(subjects.len()));
@@ -72,6 +76,9 @@ fn processor_time(report: &Report) -> String {
 }
 
 fn transports(report: &Report) -> String {
+    if report.figures.is_empty() {
+        return String::new();
+    }
     let mut text = "### How file requests arrive\n\n| | transport |\n|---|---|\n".to_owned();
     for figure in &report.figures {
         let transport = figure.transport.as_deref().unwrap_or("none: the kernel's file system");
@@ -105,7 +112,7 @@ fn copying(it: Copying) -> String {
 
 fn change(it: Change) -> String {
     format!(
-        "| {:.0} MiB changed of {:.0} MiB: on the wire | {:.2} MiB, {:.2} of them by the link | |\n\
+        "| {:.0} MiB changed of {:.0} MiB: on the wire | {:.2} MiB, {:.2} of them sent by the daemon that serves | |\n\
          | … time, and from the start of the module on | {:.2} s, {:.1} s | |\n",
         mebibytes(it.changed_bytes),
         mebibytes(it.file_bytes),

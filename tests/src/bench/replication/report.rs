@@ -58,17 +58,17 @@ const BARS: [Bar; 7] = [
     (
         Case::SyncedWrites,
         Some(("random writes of 4 KiB with fsync, one job, to GlusterFS", 2.5)),
-        Some(("… to the plain directory", 0.45)),
+        Some(("random writes of 4 KiB with fsync, one job, to the plain directory", 0.45)),
     ),
     (
         Case::SyncedWritesOfEight,
         Some(("random writes of 4 KiB with fsync, eight jobs, to GlusterFS", 3.0)),
-        Some(("… to the plain directory", 0.33)),
+        Some(("random writes of 4 KiB with fsync, eight jobs, to the plain directory", 0.33)),
     ),
     (
         Case::SequentialWrite,
         Some(("sequential write, to GlusterFS", 2.0)),
-        Some(("… to the plain directory", 0.25)),
+        Some(("sequential write, to the plain directory", 0.25)),
     ),
     (Case::CachedReads, None, Some(("random reads in memory, to the plain directory", 0.85))),
     (Case::Creates, Some(("small files made, to GlusterFS", 5.0)), None),
@@ -76,7 +76,7 @@ const BARS: [Bar; 7] = [
     (
         Case::EightClients,
         Some(("pgbench with eight clients, to GlusterFS", 2.0)),
-        Some(("… to the plain directory", 0.65)),
+        Some(("pgbench with eight clients, to the plain directory", 0.65)),
     ),
 ];
 

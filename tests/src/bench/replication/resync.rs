@@ -56,9 +56,9 @@ pub struct Copying {
 pub struct Change {
     pub file_bytes: u64,
     pub changed_bytes: u64,
-    /// What passed the other node's network cards until both were equal, heartbeats and all.
+    /// What passed the other node's network card until both were equal, heartbeats taken off.
     pub wire_bytes: u64,
-    /// What the daemon says of its connection.
+    /// What the daemon says that it sent.
     pub sent_bytes: u64,
     /// Of the resynchronisation, and from the start of the other node's module on.
     pub seconds: f64,
@@ -223,14 +223,10 @@ fn change(lab: &Lab, amount: &Amount, resync: &mut Resync) -> Result<()> {
     pair.part()?;
     let words = ["change".to_owned(), data("huge"), PIECES.to_string()];
     files::run(pair.machine(0), &words, COPY_TIMEOUT)?;
-    let bytes_passed = |pair: &Pair<'_>| {
-        let of = |network: Network| pair.machine(1).bytes_passed(network.interface());
-        Ok::<_, anyhow::Error>(of(Network::Lan)? + of(Network::Backup)?)
-    };
     let (passed, sent, start) = (bytes_passed(&pair)?, pair.copy(0)?.sent_bytes, clock::now());
     pair.rejoin()?;
     let seconds_from_start = clock::now().since(start).as_secs_f64();
-    let wire_bytes = bytes_passed(&pair)? - passed;
+    let wire_bytes = bytes_passed(&pair)?.saturating_sub(passed);
     let seconds = seconds_of(&pair.resync_after(Some(first.since))?)?;
     resync.change = Some(Change {
         file_bytes,
@@ -242,6 +238,12 @@ fn change(lab: &Lab, amount: &Amount, resync: &mut Resync) -> Result<()> {
     });
     pair.end()?;
     equal(&trees.nodes.each_ref().map(|node| node.join("huge")))
+}
+
+/// On the network of the replication. The other one carries the same heartbeats and nothing else: they are taken off.
+fn bytes_passed(pair: &Pair<'_>) -> Result<u64> {
+    let of = |network: Network| pair.machine(1).bytes_passed(network.interface());
+    Ok(of(Network::Backup)?.saturating_sub(of(Network::Lan)?))
 }
 
 /// A resynchronisation that saves bytes by leaving some out is worth nothing.

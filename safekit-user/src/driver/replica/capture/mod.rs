@@ -197,10 +197,10 @@ impl Captured {
         if leads {
             return;
         }
-        for (number, named) in self.tree.known() {
+        for (number, names) in self.tree.known() {
             // What the kernel does not know any longer needs nothing.
             let _unknown = self.notifier.inval_inode(INodeNo(number), 0, 0);
-            if let Some((parent, name)) = named {
+            for (parent, name) in names {
                 let _unknown = self.notifier.inval_entry(INodeNo(parent), OsStr::from_bytes(&name));
             }
         }

@@ -149,21 +149,12 @@ impl<'a> Finder<'a> {
             if inode == self.inside.root_inode {
                 return Ok(Some(depth));
             }
-            let Some((above, stat)) = self.parent_of(&fd, inode)? else { return Ok(None) };
+            let Some((above, stat)) = parent_of(&fd, self.root, self.inside.device, inode)? else {
+                return Ok(None);
+            };
             (fd, inode) = (above, stat.st_ino);
         }
         Ok(None)
-    }
-
-    /// None: there is none, or it belongs to another file system.
-    fn parent_of(&self, directory: &OwnedFd, inode: u64) -> Result<Option<(OwnedFd, Stat)>, Errno> {
-        let above = match above(directory.as_fd(), self.root) {
-            Ok(above) => above,
-            Err(Errno::NOENT | Errno::STALE) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let stat = rustix::fs::fstat(&above)?;
-        Ok((stat.st_ino != inode && stat.st_dev == self.inside.device).then_some((above, stat)))
     }
 
     /// What is called by a name of a directory that was listed is known there.
@@ -206,7 +197,7 @@ impl<'a> Finder<'a> {
         let traced = (self.traces)(object).and_then(|trace| trace.place);
         let searched = self.memory.known(object).and_then(|trace| trace.place.clone());
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            let parent = self.parent_of(fd, stat.st_ino)?.map(|(parent, _)| parent);
+            let parent = parent_of(fd, self.root, self.inside.device, stat.st_ino)?.map(|(parent, _)| parent);
             let Some(parent) = parent else { return Ok(None) };
             return called(parent, traced.or(searched).map(|(_, name)| name), stat);
         }
@@ -273,6 +264,22 @@ pub(super) fn walk(
         }
     }
     Ok(())
+}
+
+/// None: there is none, or it belongs to another file system.
+fn parent_of(
+    directory: &OwnedFd,
+    root: BorrowedFd<'_>,
+    device: u64,
+    inode: u64,
+) -> Result<Option<(OwnedFd, Stat)>, Errno> {
+    let above = match above(directory.as_fd(), root) {
+        Ok(above) => above,
+        Err(Errno::NOENT | Errno::STALE) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let stat = rustix::fs::fstat(&above)?;
+    Ok((stat.st_ino != inode && stat.st_dev == device).then_some((above, stat)))
 }
 
 /// By a likely name, or by any.

@@ -101,7 +101,7 @@ impl Target {
             }
             Copying::Contents { object, offset } => {
                 if let Some(file) = self.file(object)? {
-                    write_all(&*file, offset, bulk).doing("write what was copied")?;
+                    self.write_copied(&file, offset, bulk).doing("write what was copied")?;
                 }
                 Ok(None)
             }
@@ -356,6 +356,19 @@ impl Target {
             }
         }
         Ok(())
+    }
+
+    /// What lies in limbo may be wanted again, and would then be copied again: room for what is wanted now comes first.
+    fn write_copied(&mut self, file: &OwnedFd, offset: u64, contents: &[u8]) -> Result<(), Errno> {
+        match write_all(file, offset, contents) {
+            Err(Errno::NOSPC | Errno::DQUOT) => {
+                self.files.close_all();
+                self.empty_limbo()?;
+                self.known.forget_gone();
+                write_all(file, offset, contents)
+            }
+            written => written,
+        }
     }
 
     /// However deep it is: what lies in a directory is brought up first.

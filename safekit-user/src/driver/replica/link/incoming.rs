@@ -36,7 +36,7 @@ impl Incoming {
 
     /// Waits for the next frame, and its bulk. After an end by the other side or the network, what had arrived completely
     /// comes first; after one from here nothing does.
-    pub fn next(&mut self) -> Result<(Frame, &[u8]), Broken> {
+    pub fn frame(&mut self) -> Result<(Frame, &[u8]), Broken> {
         while self.decoder.is_empty() {
             if let Some(why) = self.link.end().or_else(|| self.last.take()) {
                 return Err(end(&self.link.0.shared, why));

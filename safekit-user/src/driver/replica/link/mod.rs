@@ -5,7 +5,7 @@
 //!                                                  │            │ the socket is full
 //!                                                  │            ▼
 //!                                                  └──────▶ writer thread: waits for room, sends the rest
-//!   the thread that applies:    Incoming::next() ◀── decrypt ◀── recv(2)
+//!   the thread that applies:    Incoming::frame() ◀── decrypt ◀── recv(2)
 //! ```
 //!
 //! One thread at a time is the sender, whoever comes first. What others queue meanwhile it sends along, so many small
@@ -128,6 +128,12 @@ impl Link {
         self.0.shared.end(Broken::Here(why.to_owned()));
     }
 
+    /// As `close`, and the other side is told why, if it can be told within a moment. Never waits, but for whoever reads:
+    /// it hears of the end when the other side does.
+    pub fn part(&self, why: &str) {
+        self.0.shared.part(why);
+    }
+
     pub fn is_closed(&self) -> bool {
         self.end().is_some()
     }
@@ -156,7 +162,7 @@ impl fmt::Debug for Link {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.end(Broken::Here("nobody uses it any longer".to_owned()));
-        let Some(writer) = self.writer.take() else { return };
+        let Some(writer) = self.writer.take().filter(|_| !self.shared.parts()) else { return };
         // It has nothing to wait for after the end. A panic there has been reported by its own thread.
         let _panicked = writer.join();
     }

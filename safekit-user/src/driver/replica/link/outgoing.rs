@@ -8,8 +8,13 @@
 //!                   Writer ────────────────────────▶ Nobody
 //! ```
 //!
+//! An end that is said goes by the writer: what others have begun to send, the farewell, and then it waits for the other
+//! side to close, for a moment at most.
+//!
 //! Locks, none of which is waited for while a later one is held: `wire` (the sender's alone), `tls`, `outbox`. Nothing is
 //! sent or received with `tls` or `outbox` held, so nobody waits for the network by waiting for a lock.
+
+mod parting;
 
 use std::io::Write as _;
 use std::mem;
@@ -63,6 +68,8 @@ struct Outbox {
     /// Threads in `wait_for_room`.
     waiting: usize,
     ended: Option<Broken>,
+    /// It has ended, and what is queued is still sent until then: the farewell.
+    parts_until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +98,8 @@ enum Sent {
     Enough,
     Full,
     Ended,
+    /// All has been said, the farewell too.
+    Parted,
 }
 
 impl Shared {
@@ -104,6 +113,7 @@ impl Shared {
             sender: Sender::Nobody,
             waiting: 0,
             ended: None,
+            parts_until: None,
         };
         Self {
             stream,
@@ -162,8 +172,9 @@ impl Shared {
         outbox.sender = Sender::Kicker;
         drop(outbox);
         match self.send(KICK_BYTES_MAX) {
-            Sent::All | Sent::Ended => {}
-            Sent::Full | Sent::Enough => self.pass_to_writer(),
+            Sent::All => {}
+            Sent::Ended => self.parted(),
+            Sent::Full | Sent::Enough | Sent::Parted => self.pass_to_writer(),
         }
     }
 
@@ -228,8 +239,11 @@ impl Shared {
             mem::swap(&mut wire.frames, &mut outbox.frames);
         }
         let nothing = wire.frames.is_empty() && !mem::take(&mut outbox.tls_speaks);
-        let sent = if outbox.ended.is_some() {
+        let parts = outbox.parts_until.is_some();
+        let sent = if outbox.ended.is_some() && !parts {
             Some(Sent::Ended)
+        } else if nothing && parts {
+            Some(Sent::Parted)
         } else if nothing {
             // With the same lock that showed that there is nothing: what is queued now finds nobody who sends.
             outbox.sender = Sender::Nobody;
@@ -250,28 +264,36 @@ impl Shared {
         while self.wait_for_turn() {
             let full = match self.send(usize::MAX) {
                 Sent::All => continue,
-                Sent::Ended => return,
+                Sent::Ended => break,
+                Sent::Parted => {
+                    self.wait_for_their_end();
+                    break;
+                }
                 Sent::Full | Sent::Enough => self.wait_for_socket(),
             };
             if let Err(broken) = full {
                 self.end(broken);
+                break;
             }
         }
+        self.parted();
     }
 
     /// False after the end.
     fn wait_for_turn(&self) -> bool {
         let outbox = self.outbox();
-        let wait = |outbox: &mut Outbox| outbox.sender != Sender::Writer && outbox.ended.is_none();
+        let goes_on = |outbox: &Outbox| outbox.ended.is_none() || outbox.parts_until.is_some();
+        let wait = |outbox: &mut Outbox| outbox.sender != Sender::Writer && goes_on(outbox);
         let outbox = self.turn.wait_while(outbox, wait).expect("nobody panics with it");
-        outbox.ended.is_none()
+        goes_on(&outbox)
     }
 
     fn wait_for_socket(&self) -> Result<(), Broken> {
         let quiet = self.since_moved(Instant(0));
-        let Some(left) = self.limits.stall.checked_sub(quiet).filter(|left| !left.is_zero()) else {
+        let left = self.limits.stall.saturating_sub(quiet).min(self.left_to_part());
+        if left.is_zero() {
             return Err(Broken::Stalled(self.limits.stall));
-        };
+        }
         let mut polled = [PollFd::new(&self.stream, PollFlags::OUT)];
         match poll(&mut polled, Some(&timespec(left))) {
             Ok(_) | Err(Errno::INTR) => Ok(()),

@@ -123,7 +123,7 @@ fn bulk(position: u64) -> Vec<u8> {
 }
 
 fn read(incoming: &mut Incoming, position: u64) -> Result<(), Broken> {
-    let (frame, contents) = incoming.next()?;
+    let (frame, contents) = incoming.frame()?;
     assert_eq!(frame, write(position));
     assert!(contents == bulk(position), "the contents of {position}");
     Ok(())
@@ -233,8 +233,8 @@ fn silence_ends_a_connection() {
         let (mut one, two) = pair(3, |setup| setup.silence = silence);
         two.link.queue(&Frame::Message(Message::Alive), b"");
         two.link.kick();
-        assert_eq!(one.incoming.next(), Ok((Frame::Message(Message::Alive), &b""[..])));
-        assert_eq!(one.incoming.next(), Err(Broken::Silent(silence)));
+        assert_eq!(one.incoming.frame(), Ok((Frame::Message(Message::Alive), &b""[..])));
+        assert_eq!(one.incoming.frame(), Err(Broken::Silent(silence)));
         assert_eq!(one.link.end(), Some(Broken::Silent(silence)));
         drop(two);
     });
@@ -251,7 +251,7 @@ fn a_frame_that_no_file_system_can_have_is_refused_and_counted() {
         assert_eq!(read_in_order(&mut two.incoming), (1, Broken::Refused(Refused::Name)));
         assert_eq!(two.port.refusals().frames, 1);
         let End { mut incoming, .. } = one;
-        assert!(incoming.next().is_err(), "the other side has ended it");
+        assert!(incoming.frame().is_err(), "the other side has ended it");
     });
 }
 
@@ -269,7 +269,7 @@ fn keys_change_under_way() {
             for (from, to) in [(&one.link, &mut two.incoming), (&two.link, &mut one.incoming)] {
                 from.queue(&write(position), &bulk(position));
                 from.kick();
-                let (frame, contents) = to.next().expect("it arrives");
+                let (frame, contents) = to.frame().expect("it arrives");
                 assert!(frame == write(position) && contents == bulk(position), "{position}");
             }
         }
@@ -285,7 +285,7 @@ fn what_has_arrived_is_told_without_waiting() {
         one.link.kick();
         let more: Vec<bool> = (0..3)
             .map(|_| {
-                two.incoming.next().expect("it arrives");
+                two.incoming.frame().expect("it arrives");
                 two.incoming.has_more()
             })
             .collect();
@@ -302,7 +302,7 @@ fn threads_that_close_at_once_agree_on_the_reason_and_leave_nobody_behind() {
         let End { port, link, mut incoming } = one;
         (1..=32).for_each(|position| link.queue(&write(position), &[1; 1 << 20]));
         link.kick();
-        let reading = std::thread::spawn(move || incoming.next().map(|_| ()).expect_err("it is closed"));
+        let reading = std::thread::spawn(move || incoming.frame().map(|_| ()).expect_err("it is closed"));
         let waiting = {
             let link = link.clone();
             std::thread::spawn(move || link.wait_for_room(1, PATIENCE).expect_err("it is closed"))
@@ -342,4 +342,59 @@ fn reasons(one: &Port, two: &Port) -> BTreeMap<&'static str, String> {
             ("web2", listening.join().expect("it gives up")),
         ])
     })
+}
+
+/// Although much is queued before it, and the socket of the other side is not read yet.
+#[test]
+fn the_other_side_is_told_why() {
+    story(|| {
+        let (one, mut two) = pair(61, |_| ());
+        let mut position = 0;
+        while one.link.queued_bytes() < 1 << 20 {
+            position += 1;
+            one.link.queue(&write(position), &bulk(position));
+            one.link.kick();
+        }
+        one.link.part("the disk is full");
+        assert_eq!(one.link.end(), Some(Broken::Here("the disk is full".to_owned())));
+        one.link.queue(&write(position + 1), b"");
+        let mut read = 0;
+        let why = loop {
+            match two.incoming.frame().expect("it is told before the end") {
+                (Frame::Farewell { why }, _) => break why,
+                (frame, contents) => {
+                    read += 1;
+                    assert_eq!((frame, contents), (write(read), &bulk(read)[..]));
+                }
+            }
+        };
+        assert_eq!(why, "the disk is full");
+        assert!(read <= position);
+        drop(two);
+        let End { link, mut incoming, port } = one;
+        assert_eq!(incoming.frame().map(|_| ()), Err(Broken::Here("the disk is full".to_owned())));
+        drop((incoming, link, port));
+        until("no thread is left", || threads(61) == 0);
+    });
+}
+
+/// Who does not listen keeps nobody.
+#[test]
+fn a_farewell_that_nobody_hears_ends_by_itself() {
+    story(|| {
+        let (one, two) = pair(62, |_| ());
+        for position in 1..200 {
+            one.link.queue(&write(position), &vec![1; 1 << 20]);
+        }
+        one.link.kick();
+        let began = crate::driver::clock::now();
+        one.link.part("the disk is full");
+        let End { link, mut incoming, port } = one;
+        drop(link);
+        assert_eq!(incoming.frame().map(|_| ()), Err(Broken::Here("the disk is full".to_owned())));
+        drop((incoming, port));
+        assert!(crate::driver::clock::now().since(began) < PATIENCE / 2);
+        drop(two);
+        until("no thread is left", || threads(62) == 0);
+    });
 }

@@ -74,7 +74,7 @@ fn work(shared: &Weak<Shared>, ordered: &Receiver<PassOrder>, counted: &Arc<Coun
             Err(Failure::Ended) => {}
             Err(error) => {
                 tracing::warn!(%error, "a resynchronisation breaks off");
-                order.link.close(&format!("the resynchronisation breaks off: {}", sentence(&error)));
+                order.link.part(&format!("the resynchronisation breaks off: {}", sentence(&error)));
             }
         }
     }
@@ -131,7 +131,7 @@ impl Wire for LinkWire<'_> {
                 Err(RecvTimeoutError::Disconnected) => return Err(Ended),
                 Err(RecvTimeoutError::Timeout) if self.link.is_closed() => return Err(Ended),
                 Err(RecvTimeoutError::Timeout) if clock::now() >= until => {
-                    self.link.close("the other node does not answer to what is copied");
+                    self.link.part("the other node does not answer to what is copied");
                     return Err(Ended);
                 }
                 Err(RecvTimeoutError::Timeout) => {}

@@ -52,7 +52,7 @@ pub(super) struct Connection {
 }
 
 /// For the thread that reads from the other node: it has the files.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Errand {
     Flush { number: u64, object: ObjectId, data_only: bool },
     SyncAll { position: Position },
@@ -65,6 +65,8 @@ pub(super) struct After {
     replies: Vec<Box<dyn FnOnce() + Send>>,
     kick: Option<Link>,
     close: Vec<(Link, String)>,
+    /// As that, and the other node hears why.
+    part: Vec<(Link, String)>,
     errands: Vec<Errand>,
     dropped: Vec<Waiting>,
     pub(super) woke: bool,
@@ -77,6 +79,9 @@ impl After {
         }
         for (link, why) in self.close {
             link.close(&why);
+        }
+        for (link, why) in self.part {
+            link.part(&why);
         }
         self.replies.into_iter().for_each(|reply| reply());
         // A reply that is dropped tells the application of an error.
@@ -239,7 +244,7 @@ impl Desk {
             if let Err(unplaced) = connection.place_for(&change.operation, parts.atlas()) {
                 // Its operations cannot be told any more: a resynchronisation finds what has changed.
                 let why = format!("object {} has no name that is known here", unplaced.0);
-                return after.close.push((connection.link.clone(), why));
+                return after.part.push((connection.link.clone(), why));
             }
             let operation = change.operation.clone();
             connection.link.queue(&Frame::Operation { position, acknowledge, operation }, change.bulk);
@@ -296,7 +301,9 @@ impl Desk {
         }
         if let Some(connection) = self.connection.take() {
             self.figures.connection_ended(&connection.link, parts.progress());
-            after.close.push((connection.link, why.to_string()));
+            // To start over is no reason for anybody to worry.
+            let ends = if why == Closing::Restart { &mut after.close } else { &mut after.part };
+            ends.push((connection.link, why.to_string()));
         }
     }
 
@@ -312,6 +319,11 @@ impl Desk {
     /// Applications may change this copy, now or as soon as the record has it.
     pub(super) fn leads(&self) -> bool {
         self.role.leads() || self.frozen
+    }
+
+    /// Each change goes to the other node.
+    pub(super) fn is_prim(&self) -> bool {
+        self.role == MirrorRole::Prim
     }
 
     pub(super) fn has_failed(&self) -> bool {
@@ -393,7 +405,7 @@ impl Desk {
         self.failed = Some(why.to_owned());
         self.let_go(after);
         if let Some(connection) = &self.connection {
-            after.close.push((connection.link.clone(), why.to_owned()));
+            after.part.push((connection.link.clone(), why.to_owned()));
         }
     }
 
@@ -419,7 +431,7 @@ impl Desk {
         if !self.leads()
             && let Some(connection) = &self.connection
         {
-            after.close.push((connection.link.clone(), why.to_owned()));
+            after.part.push((connection.link.clone(), why.to_owned()));
         }
         self.figures.disk_failure = Some(why.to_owned());
     }

@@ -50,6 +50,21 @@ struct Resync {
     before: Progress,
     /// At its end.
     last: Option<Progress>,
+    /// Of the present pass: when it began, what had been carried over then, and how many regions it has.
+    pass: (Instant, Progress, u64),
+}
+
+impl Resync {
+    /// Of the present pass, as fast as it has been; none where nobody knows how much there is.
+    fn left_ms(&self, progress: Progress) -> Option<u64> {
+        let (since, before, regions) = self.pass;
+        let done = (progress.files - before.files).min(regions);
+        if self.everything || done == 0 {
+            return None;
+        }
+        let took = clock::now().since(since).as_secs_f64();
+        Some((took / done as f64 * (regions - done) as f64 * 1000.0) as u64)
+    }
 }
 
 #[derive(Default)]
@@ -59,6 +74,8 @@ pub(super) struct Figures {
     pub(super) stalls: u64,
     pub(super) not_connected: Option<String>,
     pub(super) disk_failure: Option<String>,
+    /// What the other node said when it ended a connection last; until both copies are equal.
+    gave_up: Option<String>,
     pub(super) verification: Option<VerificationInfo>,
     sent_bytes: u64,
     received_bytes: u64,
@@ -69,6 +86,12 @@ impl Figures {
     pub(super) fn connected(&mut self) {
         self.not_connected = None;
         self.disk_failure = None;
+    }
+
+    pub(super) fn other_gave_up(&mut self, why: Option<String>) {
+        if why.is_some() {
+            self.gave_up = why;
+        }
     }
 
     /// `progress`: of all resynchronisations so far.
@@ -84,6 +107,7 @@ impl Figures {
             Some(resync) => {
                 resync.passes += 1;
                 resync.everything |= work.everything;
+                resync.pass = (now, progress, work.touches.len() as u64);
             }
             None => {
                 self.resync = Some(Resync {
@@ -93,6 +117,7 @@ impl Figures {
                     passes: 1,
                     before: progress,
                     last: None,
+                    pass: (now, progress, work.touches.len() as u64),
                 });
             }
         }
@@ -103,6 +128,9 @@ impl Figures {
     }
 
     pub(super) fn note_role(&mut self, view: &View, progress: Progress) {
+        if matches!(view.role, MirrorRole::Prim | MirrorRole::Second) {
+            self.gave_up = None;
+        }
         if view.role == MirrorRole::Prim {
             self.resync_ends(progress);
         }
@@ -129,7 +157,7 @@ impl Figures {
             bytes,
             bytes_per_second: (bytes as f64 / took.as_secs_f64().max(0.001)) as u64,
             regions: view.resync.map_or(0, |(_, regions)| regions as u64),
-            left_ms: None,
+            left_ms: resync.ended.is_none().then(|| resync.left_ms(progress)).flatten(),
         })
     }
 }
@@ -182,7 +210,16 @@ fn sync_state(view: &View) -> SyncState {
     }
 }
 
+/// What the other node said last belongs to it, unless that is all.
 fn why(desk: &Desk, view: &View) -> String {
+    let own = own_why(desk, view);
+    match &desk.figures.gave_up {
+        Some(theirs) if !own.contains(theirs.as_str()) => format!("{own}; the other node gave up: {theirs}"),
+        Some(_) | None => own,
+    }
+}
+
+fn own_why(desk: &Desk, view: &View) -> String {
     if let Some(failure) = desk.failure() {
         return failure.to_owned();
     }

@@ -161,7 +161,7 @@ fn carry_out(shared: &Shared, mut jobs: VecDeque<Job>) {
         }
         Err(error) => {
             tracing::error!(%error, "the disk of a copy does not take what was changed");
-            let why = format!("the disk here does not take what was changed: {error}");
+            let why = format!("the disk does not take what was changed: {error}");
             shared.work(|desk, after| desk.disk_failed(&why, after));
         }
     }

@@ -97,19 +97,19 @@ const STEP_DOWN_MAX: Duration = Duration::from_secs(30);
 
 impl Pair {
     /// Needs root. A mount that a dead process has left is taken away first.
-    pub fn start(setup: Setup) -> Result<Self, Error> {
+    pub fn start(setup: &Setup) -> Result<Self, Error> {
         let io = |doing| {
             let directory = setup.directory.clone();
             move |source: Errno| Error::Io { doing, directory: directory.clone(), source: source.into() }
         };
         let below = Prepared::open(&setup.directory)?;
-        guard(&setup, &below)?;
+        guard(setup, &below)?;
         let numbering = capture::numbering(&setup.directory, below.as_fd())?;
         let record = record_of(&below).map_err(io("open the record"))?;
         let (store, kept) = Store::open(&record)?;
         let root = reopen(below.as_fd(), OFlags::RDONLY | OFlags::DIRECTORY)
             .map_err(io("open for reading the directory"))?;
-        let desk = Desk::new(engine(&setup, &kept), kept);
+        let desk = Desk::new(engine(setup, &kept), kept);
         let (flushers, flusher_threads) = Flushers::start().map_err(|source| Error::Io {
             doing: "start the threads",
             directory: setup.directory.clone(),
@@ -117,7 +117,7 @@ impl Pair {
         })?;
         let shared = Arc::new(Shared::new(desk, root, Arc::clone(&numbering), flushers, setup.max_stall));
         shared.parts.flushers.work_for(&shared);
-        let pair = Self::wire(&setup, &shared, (store, record), below, flusher_threads)?;
+        let pair = Self::wire(setup, &shared, (store, record), below, flusher_threads)?;
         shared.step(Input::Numbers(numbering.reserved()));
         Ok(pair)
     }

@@ -20,18 +20,15 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Watch for Shared {
     fn begin(&self, touches: &[Touch]) -> Result<Permit, Errno> {
-        self.wait_for_the_network();
-        let mut after = After::default();
-        let mut desk = self.lock();
-        if desk.ended || desk.has_failed() {
-            return Err(Errno::IO);
-        }
-        let ticket = desk.ticket(Waiting::ToBegin { since: clock::now(), verdict: None });
-        desk.handle(Input::Begin { ticket, touches: touches.to_vec() }, &[], &self.parts, &mut after);
-        self.finish(desk, after);
-        self.wait_to_begin(ticket)?;
-        self.wait_until_open(ticket)?;
-        Ok(Permit(ticket.0))
+        let permit = self.begin_somewhere(touches)?;
+        let mut objects: Vec<_> = touches.iter().map(|touch| touch.region.object).collect();
+        objects.dedup();
+        self.look_for_names(&objects);
+        Ok(permit)
+    }
+
+    fn names(&self, object: ObjectId) {
+        self.look_for_names(&[object]);
     }
 
     fn done(&self, permit: Permit, changes: &[Change<'_>], reply: Reply) {
@@ -76,6 +73,22 @@ impl Watch for Shared {
 }
 
 impl Shared {
+    /// Without the lock of anything: what is told of it later calls nothing by its number.
+    pub(super) fn begin_somewhere(&self, touches: &[Touch]) -> Result<Permit, Errno> {
+        self.wait_for_the_network();
+        let mut after = After::default();
+        let mut desk = self.lock();
+        if desk.ended || desk.has_failed() {
+            return Err(Errno::IO);
+        }
+        let ticket = desk.ticket(Waiting::ToBegin { since: clock::now(), verdict: None });
+        desk.handle(Input::Begin { ticket, touches: touches.to_vec() }, &[], &self.parts, &mut after);
+        self.finish(desk, after);
+        self.wait_to_begin(ticket)?;
+        self.wait_until_open(ticket)?;
+        Ok(Permit(ticket.0))
+    }
+
     /// An end of the connection, or of its patience, ends this as well.
     fn wait_for_the_network(&self) {
         let link = self.lock().connection.as_ref().map(|connection| connection.link.clone());
@@ -129,6 +142,16 @@ impl Shared {
         desk.forget(ticket);
         self.finish(desk, after);
         Err(Errno::ROFS)
+    }
+
+    /// Of what the other node will be told by its number and has not met over this connection.
+    pub(super) fn look_for_names(&self, objects: &[ObjectId]) {
+        let unplaced: Vec<_> = {
+            let desk = self.lock();
+            let Some(connection) = desk.connection.as_ref().filter(|_| desk.is_prim()) else { return };
+            objects.iter().filter(|object| !connection.placed.contains(object)).copied().collect()
+        };
+        unplaced.into_iter().for_each(|object| self.parts.atlas().look_for(object));
     }
 
     fn made(&self, ticket: Ticket, made: Made, changes: &[Change<'_>], reply: Reply) {

@@ -43,13 +43,8 @@ impl Connection {
                 self.placed.insert(entry.object);
                 Ok(())
             }
-            Operation::Link { object, parent, name } => {
-                // What this change has just given it is no name that the other node has.
-                let other = atlas.place(*object).filter(|it| (it.parent, &it.name) != (*parent, name));
-                if other.is_none() && !self.placed.contains(object) {
-                    return Err(Unplaced(object.0));
-                }
-                self.place(*object, other, atlas)?;
+            Operation::Link { object, parent, .. } => {
+                self.place(*object, None, atlas)?;
                 self.place(*parent, None, atlas)
             }
             Operation::Remove { parent, name, object, directory } => {

@@ -34,6 +34,13 @@ enum Broken {
     Open(#[from] std::io::Error),
     #[error("the other node asks for more than anybody waits for")]
     TooMuch,
+    #[error("the other node gave up: {0}")]
+    Left(String),
+}
+
+/// People see it, whatever is in it.
+fn printable(why: &str) -> String {
+    why.chars().map(|it| if it.is_control() { ' ' } else { it }).collect()
 }
 
 /// Connections of one directory, until the end.
@@ -43,7 +50,7 @@ pub(super) fn keep(shared: &Shared, port: &Port, place: usize) {
         match port.next(place, LOOK_INTERVAL) {
             Ok((link, incoming)) => {
                 let since = clock::now();
-                converse(shared, link, incoming);
+                converse(shared, &link, incoming);
                 pause =
                     if clock::now().since(since) >= LASTED { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
                 shared.rest(pause);
@@ -53,23 +60,45 @@ pub(super) fn keep(shared: &Shared, port: &Port, place: usize) {
     }
 }
 
-fn converse(shared: &Shared, link: Link, incoming: Incoming) {
+fn converse(shared: &Shared, link: &Link, mut incoming: Incoming) {
     let mut number = 0;
     shared.work(|desk, after| number = desk.connect(link.clone(), &shared.parts, after));
-    let mut reader = Reader { shared, link: &link, number, taking: Taking::Nothing };
-    let broken = reader.read(incoming);
+    let mut reader = Reader { shared, link, number, taking: Taking::Nothing, untold: None };
+    let broken = reader.read(&mut incoming);
     drop(reader);
     if !matches!(broken, Broken::Ended) {
-        let why = sentence(&broken);
-        tracing::warn!(%why, "a connection of a mirror ends");
-        link.close(&why);
+        tracing::warn!(why = sentence(&broken), "a connection of a mirror ends");
     }
-    let why = link.end().map_or_else(|| broken.to_string(), |end| end.to_string());
+    let (why, their_reason) = end_for(link, broken);
+    drop(incoming);
     shared.work(|desk, after| {
+        desk.figures.other_gave_up(their_reason);
         // Those that the other node has given.
         desk.handle(Input::Numbers(shared.numbering.reserved()), &[], &shared.parts, after);
         desk.disconnect(number, &why, &shared.parts, after);
     });
+}
+
+/// Gives back why it has ended, and why the other node ended it, if it said so.
+fn end_for(link: &Link, broken: Broken) -> (String, Option<String>) {
+    match broken {
+        Broken::Ended => (link.end().map_or_else(|| broken.to_string(), |end| end.to_string()), None),
+        Broken::Left(ref why) => {
+            link.close(&broken.to_string());
+            (broken.to_string(), Some(why.clone()))
+        }
+        // There it is another copy that is here.
+        Broken::Fault(fault) => {
+            let why = sentence(&fault);
+            link.part(&why);
+            (why, None)
+        }
+        Broken::Unexpected | Broken::Open(_) | Broken::TooMuch => {
+            let why = sentence(&broken);
+            link.part(&why);
+            (why, None)
+        }
+    }
 }
 
 /// Who has the files now.
@@ -84,20 +113,22 @@ struct Reader<'a> {
     link: &'a Link,
     number: u64,
     taking: Taking,
+    /// The last operation that was applied, until the other node has been told for certain.
+    untold: Option<Position>,
 }
 
 impl Reader<'_> {
-    fn read(&mut self, mut incoming: Incoming) -> Broken {
+    fn read(&mut self, incoming: &mut Incoming) -> Broken {
         loop {
-            let taken = match incoming.next() {
+            let taken = match incoming.frame() {
                 Err(_) => return Broken::Ended,
                 Ok((Frame::Operation { position, operation, .. }, bulk)) => {
-                    let applied = self.apply(position, &operation, bulk);
-                    applied.and_then(|()| self.applied(position, incoming.has_more()))
+                    self.untold = Some(position);
+                    self.apply(position, &operation, bulk)
                 }
                 Ok((frame, bulk)) => self.take(frame, bulk),
             };
-            if let Err(broken) = taken {
+            if let Err(broken) = taken.and_then(|()| self.tell_applied(incoming.has_more())) {
                 return broken;
             }
         }
@@ -126,15 +157,24 @@ impl Reader<'_> {
             Frame::Copied(copied) => self.pass_on(copied),
             Frame::Check(check) => self.check(&check),
             Frame::Checked(checked) => self.checked(checked),
+            Frame::Farewell { why } => Err(Broken::Left(printable(&why))),
         }
     }
 
-    /// By what the engine said last.
     fn files(&mut self) -> Result<&mut Taking, Broken> {
+        self.files_for(None)
+    }
+
+    /// By what the engine said last. `position`: of an operation, which has to be the next.
+    fn files_for(&mut self, position: Option<Position>) -> Result<&mut Taking, Broken> {
         let mode = {
             let desk = self.shared.lock();
             let connection = desk.connection.as_ref().filter(|it| it.number == self.number);
-            connection.ok_or(Broken::Ended)?.mode
+            let mode = connection.ok_or(Broken::Ended)?.mode;
+            if position.is_some() && desk.engine.expects() != position {
+                return Err(Broken::Unexpected);
+            }
+            mode
         };
         let root =
             || rustix::io::fcntl_dupfd_cloexec(&self.shared.parts.root, 0).map_err(std::io::Error::from);
@@ -155,16 +195,18 @@ impl Reader<'_> {
     }
 
     fn apply(&mut self, position: Position, operation: &Operation, bulk: &[u8]) -> Result<(), Broken> {
-        if self.shared.lock().engine.expects() != Some(position) {
-            return Err(Broken::Unexpected);
-        }
-        match self.files()? {
+        match self.files_for(Some(position))? {
             Taking::Follower(applier) => Ok(applier.apply(operation, bulk)?),
             Taking::Nothing | Taking::Target(_) => Err(Broken::Unexpected),
         }
     }
 
-    fn applied(&mut self, position: Position, more: bool) -> Result<(), Broken> {
+    /// After each frame: what follows an operation may be no operation, and somebody may wait for the answer.
+    fn tell_applied(&mut self, more: bool) -> Result<(), Broken> {
+        let Some(position) = self.untold else { return Ok(()) };
+        if !more {
+            self.untold = None;
+        }
         self.step(Input::Applied { position, more })
     }
 
@@ -219,11 +261,11 @@ impl Reader<'_> {
         if !is_mine {
             return Err(Broken::Ended);
         }
-        errands.into_iter().try_for_each(|errand| self.run(errand))
+        errands.iter().try_for_each(|errand| self.run(errand))
     }
 
-    fn run(&mut self, errand: Errand) -> Result<(), Broken> {
-        match errand {
+    fn run(&mut self, errand: &Errand) -> Result<(), Broken> {
+        match *errand {
             Errand::Flush { number, object, data_only } => {
                 self.flush(Some(object), data_only, Then::FlushedFor(number))
             }

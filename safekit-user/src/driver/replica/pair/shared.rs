@@ -22,6 +22,7 @@ use crate::driver::replica::store;
 use crate::driver::replica::watch::{Atlas, Change, Trace};
 use crate::engine::mirror::Input;
 use crate::types::replica::{MirrorRole, ObjectId};
+use crate::wire::replica::Operation;
 
 /// Something is said at least so often, so that silence means something.
 const ALIVE_INTERVAL: Duration = Duration::from_millis(500);
@@ -238,6 +239,9 @@ impl Shared {
 
     fn say_last_words(&self, captured: &Captured) {
         let times = captured.last_times();
+        let object =
+            |time: &Operation| if let Operation::Meta { object, .. } = time { Some(*object) } else { None };
+        self.look_for_names(&times.iter().filter_map(object).collect::<Vec<_>>());
         let change = |operation| Change { operation, bulk: &[] };
         let changes: Vec<Change<'_>> = times.into_iter().map(change).collect();
         let input = Input::LastWords { operations: changes.len() as u64 };

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use rustix::mount::{MountFlags, UnmountFlags};
+
 use super::{Pair, Setup};
 use crate::driver::clock;
 use crate::driver::cluster::tls::Identities;
@@ -33,6 +35,8 @@ struct Stage {
     addresses: [SocketAddr; 2],
     scratch: Scratch,
     max_stall: Duration,
+    /// A file system for this stage alone.
+    mounted: Option<PathBuf>,
 }
 
 fn next_port() -> u16 {
@@ -50,22 +54,40 @@ fn identities(me: u8) -> Arc<Identities> {
 
 impl Stage {
     fn new() -> Option<Self> {
+        Some(Self::with(Scratch::new()?))
+    }
+
+    /// The disk of the second has little room.
+    fn with_little_room() -> Option<Self> {
         let scratch = Scratch::new()?;
+        scratch.root("b");
+        let (at, options) = (scratch.path().join("b"), c"size=16m");
+        rustix::mount::mount("small", &at, "tmpfs", MountFlags::empty(), Some(options)).expect("root may");
+        let mut stage = Self::with(scratch);
+        stage.mounted = Some(at);
+        Some(stage)
+    }
+
+    fn with(scratch: Scratch) -> Self {
         let below = ["a", "b"].map(|name| scratch.root(name));
         let addresses = [1, 2].map(|host| SocketAddr::from(([127, 0, 0, host], next_port())));
         let max_stall = Duration::from_secs(2);
-        Some(Self { pairs: [None, None], below, addresses, scratch, max_stall })
+        Self { pairs: [None, None], below, addresses, scratch, max_stall, mounted: None }
     }
 
     /// Both, and the first serves.
     fn mirrored() -> Option<Self> {
         let mut stage = Self::new()?;
-        stage.start(0);
-        stage.start(1);
-        stage.until("they meet", |stage| stage.info(0).connected && stage.info(1).connected);
-        stage.order(0, Order::Lead { force: false });
-        stage.until_in_sync(0);
+        stage.mirror();
         Some(stage)
+    }
+
+    fn mirror(&mut self) {
+        self.start(0);
+        self.start(1);
+        self.until("they meet", |stage| stage.info(0).connected && stage.info(1).connected);
+        self.order(0, Order::Lead { force: false });
+        self.until_in_sync(0);
     }
 
     fn start(&mut self, at: usize) {
@@ -92,7 +114,7 @@ impl Stage {
             port: Arc::new(port.expect("a port")),
             place: 0,
         };
-        self.pairs[at] = Some(Pair::start(setup).expect("it can be mounted"));
+        self.pairs[at] = Some(Pair::start(&setup).expect("it can be mounted"));
     }
 
     fn stop(&mut self, at: usize) {
@@ -158,6 +180,11 @@ impl Drop for Stage {
             {
                 eprintln!("a pair does not stop: {error}");
             }
+        }
+        if let Some(mounted) = &self.mounted
+            && let Err(error) = rustix::mount::unmount(mounted, UnmountFlags::DETACH)
+        {
+            eprintln!("cannot unmount {}: {error}", mounted.display());
         }
     }
 }
@@ -350,6 +377,106 @@ fn what_was_changed_while_nobody_watched_is_found() {
     assert_eq!(fs::read(stage.below(1).join("made underneath")).unwrap(), b"new");
     let resync = stage.info(0).resync.expect("there was one");
     assert!(!resync.everything, "{resync:?}");
+}
+
+/// Leaves the other node alone for a moment, so that it has met nothing when it is back, changes something, and expects
+/// that no resynchronisation was needed for that.
+fn check_told_after_a_reconnection(stage: &mut Stage, leader: usize, change: impl FnOnce()) {
+    stage.stop(1 - leader);
+    stage.until("it serves alone", |stage| stage.info(leader).role == MirrorRole::Alone);
+    stage.start(1 - leader);
+    stage.until_in_sync(leader);
+    let before = stage.info(leader).resync.expect("there was one").since;
+    change();
+    stage.assert_same();
+    let info = stage.info(leader);
+    assert_eq!((info.role, info.resync.map(|it| it.since)), (MirrorRole::Prim, Some(before)));
+}
+
+#[test]
+fn a_file_goes_by_the_name_that_is_left() {
+    let Some(mut stage) = Stage::mirrored() else { return };
+    let top = stage.mount(0);
+    fs::create_dir(top.join("inner")).unwrap();
+    write_and_sync(&top.join("one"), b"one");
+    let file = File::options().write(true).open(top.join("one")).unwrap();
+    fs::hard_link(top.join("one"), top.join("inner/two")).unwrap();
+    fs::remove_file(top.join("one")).unwrap();
+    check_told_after_a_reconnection(&mut stage, 0, || {
+        file.write_all_at(b"more", 3).unwrap();
+        file.sync_all().expect("both disks take it");
+    });
+    assert_eq!(fs::read(stage.below(1).join("inner/two")).unwrap(), b"onemore");
+}
+
+/// Nobody has used them since this node was started.
+#[test]
+fn names_that_were_never_seen_are_looked_for() {
+    let Some(mut stage) = Stage::mirrored() else { return };
+    let top = stage.mount(0);
+    fs::create_dir_all(top.join("deep/er")).unwrap();
+    write_and_sync(&top.join("one"), b"one");
+    fs::hard_link(top.join("one"), top.join("deep/er/two")).unwrap();
+    stage.stop(1);
+    stage.order(0, Order::Follow);
+    stage.until("it serves no longer", |stage| !stage.info(0).role.leads());
+    stage.stop(0);
+    stage.start(0);
+    stage.start(1);
+    stage.order(0, Order::Lead { force: false });
+    stage.until_in_sync(0);
+    let file = File::options().write(true).open(top.join("one")).unwrap();
+    fs::remove_file(top.join("one")).unwrap();
+    check_told_after_a_reconnection(&mut stage, 0, || {
+        file.write_all_at(b"more", 3).unwrap();
+        file.sync_all().expect("both disks take it");
+    });
+    assert_eq!(fs::read(stage.below(1).join("deep/er/two")).unwrap(), b"onemore");
+}
+
+/// What is open on a node that follows is renamed underneath.
+#[test]
+fn what_the_other_node_has_renamed_goes_by_its_new_name() {
+    let Some(mut stage) = Stage::mirrored() else { return };
+    let top = stage.mount(0);
+    fs::create_dir_all(top.join("old/er")).unwrap();
+    write_and_sync(&top.join("old/file"), b"one");
+    let directory = open(&stage.mount(1).join("old/er"));
+    let place = open(&stage.mount(1).join("old/file"));
+    fs::rename(top.join("old"), top.join("new")).unwrap();
+    fs::rename(top.join("new/file"), top.join("other")).unwrap();
+    stage.assert_same();
+    stage.order(0, Order::Follow);
+    stage.until("it serves no longer", |stage| !stage.info(0).role.leads());
+    stage.order(1, Order::Lead { force: false });
+    stage.until_in_sync(1);
+    check_told_after_a_reconnection(&mut stage, 1, || {
+        let proc = |fd: &OwnedFd| crate::driver::replica::object::proc_path(fd.as_fd());
+        write_and_sync(&proc(&directory).join("made"), b"made");
+        let file = File::options().append(true).open(proc(&place)).unwrap();
+        file.set_permissions(fs::Permissions::from_mode(0o604)).unwrap();
+    });
+    assert_eq!(fs::read(stage.below(0).join("new/er/made")).unwrap(), b"made");
+}
+
+#[test]
+fn the_node_that_serves_says_why_the_other_one_gave_up() {
+    let Some(mut stage) = Stage::with_little_room() else { return };
+    stage.mirror();
+    let large = stage.mount(0).join("large");
+    // Here there is room: the application hears of nothing.
+    write_and_sync(&large, &vec![7; 32 << 20]);
+    stage.until("it is told", |stage| {
+        let info = stage.info(0);
+        info.role == MirrorRole::Alone && info.why.contains("the other node gave up: ")
+    });
+    let why = stage.info(0).why;
+    assert!(why.contains("No space left on device"), "{why}");
+    fs::remove_file(&large).unwrap();
+    stage.until_in_sync(0);
+    stage.assert_same();
+    let why = stage.info(0).why;
+    assert!(!why.contains("gave up"), "{why}");
 }
 
 #[test]

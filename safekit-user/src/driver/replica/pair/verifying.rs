@@ -157,7 +157,7 @@ impl Shared {
             return;
         }
         // As a change that no operation says: the copies start over, and what is named is compared.
-        if let Ok(permit) = self.begin(&verification.touches) {
+        if let Ok(permit) = self.begin_somewhere(&verification.touches) {
             self.done_unknown(permit, Box::new(|| ()));
         }
     }

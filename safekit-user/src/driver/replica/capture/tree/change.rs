@@ -62,8 +62,8 @@ impl Stripes {
 pub(super) struct Told<'a> {
     changes: Vec<Change<'a>>,
     unknown: bool,
-    /// Objects, and what they are called from now on.
-    called: Vec<(u64, Name)>,
+    /// Objects, what they are called from now on, and which of their names that replaces.
+    called: Vec<(u64, Name, Option<Name>)>,
 }
 
 impl<'a> Told<'a> {
@@ -80,10 +80,10 @@ impl<'a> Told<'a> {
         self.unknown = true;
     }
 
-    /// An object has another name. Whoever asks hears of it when the change has been told: a place by the new name means
-    /// nothing to the other node before.
-    pub(super) fn is_called(&mut self, number: u64, parent: u64, name: &[u8]) {
-        self.called.push((number, (parent, name.to_vec())));
+    /// An object has another name, in the place of an old one or besides it. Whoever asks hears of it when the change has
+    /// been told: a place by the new name means nothing to the other node before.
+    pub(super) fn is_called(&mut self, number: u64, name: Name, instead_of: Option<Name>) {
+        self.called.push((number, name, instead_of));
     }
 
     /// Nobody has to know: the object has no name.
@@ -146,9 +146,10 @@ impl Tree {
         } else {
             self.watch.done(permit, &told.changes, reply);
         }
-        for (number, (parent, name)) in &told.called {
-            if let Ok(node) = self.nodes.find(*number) {
-                node.is_called(*parent, name);
+        for (number, name, old) in told.called {
+            self.nodes.is_called(number, name);
+            if let Some(old) = old {
+                self.nodes.is_not_called(number, &old);
             }
         }
     }

@@ -78,12 +78,14 @@ impl Tree {
             let written = match by {
                 Some(caller) => caller.changes(file.as_fd(), write),
                 None => write(),
-            }?;
+            };
+            // Also what could not be written: a file system may have set the time before it found no room.
+            self.was_modified(number);
+            let written = written?;
             told.write(Operation::Write { object, offset }, &data[..written]);
             if by.is_some() {
                 told.say(Operation::Meta { object, meta: shape::meta(&rustix::fs::fstat(&*file)?) });
             }
-            self.was_modified(number);
             Ok(written)
         };
         self.change_contents(number, &touched(object, offset, data.len() as u64), make, answer);
@@ -143,6 +145,7 @@ impl Tree {
         let length = length.min(i32::MAX as u64);
         let objects = (ObjectId(from.0), ObjectId(to.0));
         let make = |told: &mut Told<'_>| {
+            self.watch.names(objects.0);
             let (mut read_at, mut write_at) = (at, new_at);
             let copied = caller.changes(target.as_fd(), || {
                 let length = usize::try_from(length).unwrap_or(usize::MAX);

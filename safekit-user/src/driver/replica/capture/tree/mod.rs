@@ -4,6 +4,7 @@ mod change;
 mod contents;
 mod facts;
 mod names;
+mod search;
 mod verify;
 
 use std::ffi::OsStr;
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fuser::FileAttr;
-use rustix::fs::{Mode, OFlags, Stat, StatVfs};
+use rustix::fs::{FileType, Mode, OFlags, Stat, StatVfs};
 use rustix::io::Errno;
 
 use super::attributes::attributes;
@@ -89,7 +90,7 @@ impl Tree {
         let has_hidden =
             rustix::fs::openat(&root, HIDDEN, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).is_ok();
         let (nodes, budget) = (Nodes::default(), Budget::new(held_max));
-        nodes.insert_root(Node::new(ROOT, Place::of(below, &budget), None));
+        nodes.insert_root(Node::new(ROOT, Place::of(below, &budget), true));
         watch.reserved(numbering.reserved());
         Ok(Self {
             root,
@@ -109,6 +110,10 @@ impl Tree {
 
     /// Whether applications may change it from now on.
     pub(super) fn set_leads(&self, leads: bool) {
+        if leads {
+            // The other node may have renamed what is known here.
+            self.nodes.forget_names();
+        }
         self.leads.store(leads, Ordering::SeqCst);
     }
 
@@ -121,9 +126,9 @@ impl Tree {
         if self.leads() { VALID } else { Duration::ZERO }
     }
 
-    /// Every object that the kernel knows, and a name of it.
-    pub(super) fn known(&self) -> Vec<(u64, Option<Name>)> {
-        self.nodes.all().iter().map(|node| (node.number, node.named())).collect()
+    /// Every object that the kernel knows, and its names.
+    pub(super) fn known(&self) -> Vec<(u64, Vec<Name>)> {
+        self.nodes.all()
     }
 
     fn object(&self, number: u64) -> Result<Object, Errno> {
@@ -143,13 +148,13 @@ impl Tree {
     /// Knows the object of that name from now on.
     fn enter(&self, directory: BorrowedFd<'_>, parent: u64, name: &OsStr) -> Result<FileAttr, Errno> {
         let Met { number, fd, stat } = self.meet(directory, parent, name)?;
-        self.remember(number, fd, (parent, name));
+        self.nodes.remember(self.node(number, fd, &stat), Some((parent, name.as_bytes().to_vec())));
         Ok(attributes(number, &stat))
     }
 
-    fn remember(&self, number: u64, fd: OwnedFd, (parent, name): (u64, &OsStr)) {
-        let named = Some((parent, name.as_bytes().to_vec()));
-        self.nodes.remember(Node::new(number, Place::of(fd, &self.budget), named));
+    fn node(&self, number: u64, fd: OwnedFd, stat: &Stat) -> Node {
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        Node::new(number, Place::of(fd, &self.budget), is_directory)
     }
 
     /// What a directory has under a name. What another file system has there is not part of it.
@@ -252,7 +257,7 @@ impl Atlas for Tree {
     fn trace(&self, object: ObjectId) -> Option<Trace> {
         let node = self.nodes.find(object.0).ok()?;
         let handle = self.handle_of(&node).ok()?;
-        let place = node.named().and_then(|(parent, name)| {
+        let place = self.nodes.named(object.0).and_then(|(parent, name)| {
             let parent = self.nodes.find(parent).ok()?;
             Some((self.handle_of(&parent).ok()?, name))
         });
@@ -260,8 +265,14 @@ impl Atlas for Tree {
     }
 
     fn place(&self, object: ObjectId) -> Option<Called> {
-        let (parent, name) = self.nodes.find(object.0).ok()?.named()?;
+        let (parent, name) = self.nodes.named(object.0)?;
         Some(Called { parent: ObjectId(parent), name })
+    }
+
+    fn look_for(&self, object: ObjectId) {
+        if let Err(error) = self.find_names(object.0) {
+            tracing::warn!(object = object.0, %error, "cannot look for the names of an object");
+        }
     }
 
     fn object(&self, object: ObjectId) -> Option<OwnedFd> {

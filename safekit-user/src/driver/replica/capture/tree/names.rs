@@ -170,7 +170,7 @@ impl Tree {
         let attributes = shape::attributes(fd.as_fd())?;
         let entry = Entry { name: at.1.as_bytes().to_vec(), object, kind };
         told.say(Operation::Create { parent: ObjectId(at.0), entry, meta: shape::meta(&stat), attributes });
-        self.remember(object.0, fd, at);
+        self.nodes.remember(self.node(object.0, fd, &stat), Some(owned(at)));
         Ok(attributes_of(object, &stat))
     }
 
@@ -227,11 +227,8 @@ impl Tree {
         self.change(&names_touched(&[parent]), make, answer);
     }
 
-    fn name_gone(&self, object: &Concerned, (parent, name): Name<'_>) -> Result<(), Errno> {
-        let others = object.has_others()?;
-        if let Ok(node) = self.nodes.find(object.number) {
-            node.is_no_longer_called(parent, name.as_bytes(), others);
-        }
+    fn name_gone(&self, object: &Concerned, name: Name<'_>) -> Result<(), Errno> {
+        self.nodes.is_no_longer_called(object.number, &owned(name), object.has_others()?);
         Ok(())
     }
 
@@ -288,11 +285,11 @@ impl Tree {
         exchanged: bool,
         told: &mut Told<'_>,
     ) -> Result<(), Errno> {
-        told.is_called(object.number, to.0, to.1.as_bytes());
+        told.is_called(object.number, owned(to), Some(owned(from)));
         match there {
             None => Ok(()),
             Some(there) if exchanged => {
-                told.is_called(there.number, from.0, from.1.as_bytes());
+                told.is_called(there.number, owned(from), Some(owned(to)));
                 Ok(())
             }
             Some(there) => self.name_gone(there, to),
@@ -310,6 +307,7 @@ impl Tree {
         }
         let _locks = self.stripes.lock([number, parent]);
         let make = |told: &mut Told<'_>| {
+            self.watch.names(ObjectId(number));
             let (object, directory) = (self.object(number)?, self.object(parent)?);
             link_object(object.as_fd(), directory.as_fd(), name.as_bytes())?;
             told.say(Operation::Link {
@@ -318,7 +316,10 @@ impl Tree {
                 name: name.as_bytes().to_vec(),
             });
             self.was_modified(parent);
-            self.enter(directory.as_fd(), parent, name)
+            let super::Met { number, fd, stat } = self.meet(directory.as_fd(), parent, name)?;
+            self.nodes.remember(self.node(number, fd, &stat), None);
+            told.is_called(number, owned((parent, name)), None);
+            Ok(attributes(number, &stat))
         };
         self.change(&names_touched(&[parent]), make, answer);
     }
@@ -362,6 +363,10 @@ impl Tree {
         }
         Ok(found)
     }
+}
+
+fn owned((parent, name): Name<'_>) -> (u64, Vec<u8>) {
+    (parent, name.as_bytes().to_vec())
 }
 
 fn attributes_of(object: ObjectId, stat: &Stat) -> FileAttr {

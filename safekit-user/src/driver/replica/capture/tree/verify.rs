@@ -239,8 +239,9 @@ impl Verifier<'_> {
         if there.is_ok_and(|there| (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino)) {
             return Some((ObjectId(parent), name.to_vec()));
         }
-        let (parent, name) = self.tree.nodes.find(number).ok()?.named()?;
-        self.placed.contains(&parent).then_some((ObjectId(parent), name))
+        let names = self.tree.nodes.names(number);
+        let (parent, name) = names.into_iter().rfind(|(parent, _)| self.placed.contains(parent))?;
+        Some((ObjectId(parent), name))
     }
 }
 

@@ -120,9 +120,9 @@ fn frames_that_come_with_the_opening_are_not_lost() {
         stream.write_all(&frames).expect("it takes bytes");
         let (_link, mut incoming) = two.next(1, PATIENCE).expect("it fits");
         assert!(stream.read(&mut [0; 4096]).expect("its opening") > 4);
-        assert_eq!(incoming.next().expect("a frame").0, write(1));
+        assert_eq!(incoming.frame().expect("a frame").0, write(1));
         drop(stream);
-        assert_eq!(incoming.next(), Err(Broken::Cut), "no farewell, no clean end");
+        assert_eq!(incoming.frame(), Err(Broken::Cut), "no farewell, no clean end");
     });
 }
 
@@ -186,7 +186,7 @@ fn a_port_that_is_closed_lets_everybody_go() {
         let port = Arc::new(port);
         let waiting = Arc::clone(&port);
         let next = std::thread::spawn(move || waiting.next(0, PATIENCE).expect_err("nobody comes").0);
-        let reading = std::thread::spawn(move || incoming.next().map(|_| ()).expect_err("it is closed"));
+        let reading = std::thread::spawn(move || incoming.frame().map(|_| ()).expect_err("it is closed"));
         port.close();
         let ends_here = "the module ends here".to_owned();
         assert_eq!(next.join().expect("it returns"), ends_here);

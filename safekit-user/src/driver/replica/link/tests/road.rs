@@ -63,7 +63,7 @@ fn break_road(test: u8, fault: Fault, after: usize) -> Broken {
     }
     let (count, broken) = read_in_order(&mut incoming_two);
     assert!(count > 0, "{fault:?} after {after}: nothing arrived before it");
-    assert!(incoming.next().is_err());
+    assert!(incoming.frame().is_err());
     assert!(link.is_closed());
     broken
 }

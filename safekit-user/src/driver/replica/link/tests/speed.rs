@@ -12,7 +12,7 @@ fn round_trips_and_throughput() {
     let (mut one, two) = pair(90, |_| {});
     let End { port, link, mut incoming } = two;
     let echo = std::thread::spawn(move || {
-        while let Ok((frame, contents)) = incoming.next() {
+        while let Ok((frame, contents)) = incoming.frame() {
             if contents.is_empty() {
                 link.queue(&frame, b"");
                 link.kick();
@@ -25,7 +25,7 @@ fn round_trips_and_throughput() {
     while clock::now().since(began) < SPAN {
         one.link.queue(&alive, b"");
         one.link.kick();
-        one.incoming.next().expect("the echo");
+        one.incoming.frame().expect("the echo");
         trips += 1;
     }
     println!("{:.0} round trips a second", trips as f64 / clock::now().since(began).as_secs_f64());
@@ -40,7 +40,7 @@ fn round_trips_and_throughput() {
     }
     one.link.queue(&alive, b"");
     one.link.kick();
-    one.incoming.next().expect("the echo, after all that came before");
+    one.incoming.frame().expect("the echo, after all that came before");
     println!("{:.0} MiB a second one way", mebibytes as f64 / clock::now().since(began).as_secs_f64());
     drop(one);
     echo.join().expect("it ends");
