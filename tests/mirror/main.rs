@@ -4,8 +4,8 @@
 //! `SAFEKIT_MIRROR_ROUNDS=200 cargo test -p safekit-tests --test mirror crash -- --nocapture --test-threads=1` plays so
 //! many rounds of crashes instead of a few; `SAFEKIT_MIRROR_SEED` says with which seed the first of them begins.
 
-mod apps;
 mod application;
+mod apps;
 mod crash;
 mod faults;
 mod full;
