@@ -9,7 +9,7 @@ use anyhow::Context;
 use crate::{build, cargo, demo, step};
 
 /// Their tests share one machine's packet filters, namespaces and milliseconds.
-const ONE_AT_A_TIME: [&str; 5] = ["cli", "datapath", "netns", "posix", "systemd"];
+const ONE_AT_A_TIME: [&str; 6] = ["cli", "datapath", "mirror", "netns", "posix", "systemd"];
 
 pub(crate) fn run(arguments: &[OsString]) -> anyhow::Result<()> {
     // The tiers run the binary itself.

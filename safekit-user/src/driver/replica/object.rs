@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -128,6 +128,16 @@ pub(super) fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno
         flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK,
         Mode::empty(),
     )
+}
+
+/// The directory that has this one, by descriptor; `root`: the replicated directory. That is mounted over, and `..` leads
+/// from below it onto the mount: the kernel says so, as it does for nothing else between a directory and the root.
+pub(super) fn above(directory: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::openat2(directory, "..", flags, Mode::empty(), ResolveFlags::NO_XDEV) {
+        Err(Errno::XDEV) => reopen(root, OFlags::PATH | OFlags::DIRECTORY),
+        found => found,
+    }
 }
 
 #[cfg(test)]

@@ -185,6 +185,14 @@ impl Known {
         self.places.remove(&object);
     }
 
+    /// What has no name any longer keeps its room on the disk as long as it is held.
+    pub(in crate::driver::replica) fn forget_gone(&mut self) {
+        self.places.retain(|_, place| match place {
+            Place::Held { fd, .. } => rustix::fs::fstat(fd).is_ok_and(|stat| stat.st_nlink > 0),
+            Place::Named(_) => true,
+        });
+    }
+
     pub(in crate::driver::replica) fn forget_all(&mut self) {
         self.places.clear();
     }

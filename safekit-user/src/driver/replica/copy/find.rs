@@ -11,7 +11,7 @@ use super::{Failure, Wire};
 use crate::driver::replica::apply::known::is_hidden;
 use crate::driver::replica::directory::{Directory, is_dot};
 use crate::driver::replica::identity::{self, Numbering};
-use crate::driver::replica::object::{FileHandle, reopen};
+use crate::driver::replica::object::{FileHandle, above, reopen};
 use crate::driver::replica::watch::Trace;
 use crate::types::replica::ObjectId;
 use crate::wire::replica::Frame;
@@ -149,7 +149,9 @@ impl<'a> Finder<'a> {
             if inode == self.inside.root_inode {
                 return Ok(Some(depth));
             }
-            let Some((above, stat)) = parent_of(&fd, self.inside.device, inode)? else { return Ok(None) };
+            let Some((above, stat)) = parent_of(&fd, self.root, self.inside.device, inode)? else {
+                return Ok(None);
+            };
             (fd, inode) = (above, stat.st_ino);
         }
         Ok(None)
@@ -195,7 +197,7 @@ impl<'a> Finder<'a> {
         let traced = (self.traces)(object).and_then(|trace| trace.place);
         let searched = self.memory.known(object).and_then(|trace| trace.place.clone());
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            let parent = parent_of(fd, self.inside.device, stat.st_ino)?.map(|(parent, _)| parent);
+            let parent = parent_of(fd, self.root, self.inside.device, stat.st_ino)?.map(|(parent, _)| parent);
             let Some(parent) = parent else { return Ok(None) };
             return called(parent, traced.or(searched).map(|(_, name)| name), stat);
         }
@@ -265,9 +267,13 @@ pub(super) fn walk(
 }
 
 /// None: there is none, or it belongs to another file system.
-fn parent_of(directory: &OwnedFd, device: u64, inode: u64) -> Result<Option<(OwnedFd, Stat)>, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let above = match rustix::fs::openat(directory, "..", flags, Mode::empty()) {
+fn parent_of(
+    directory: &OwnedFd,
+    root: BorrowedFd<'_>,
+    device: u64,
+    inode: u64,
+) -> Result<Option<(OwnedFd, Stat)>, Errno> {
+    let above = match above(directory.as_fd(), root) {
         Ok(above) => above,
         Err(Errno::NOENT | Errno::STALE) => return Ok(None),
         Err(error) => return Err(error),

@@ -19,7 +19,7 @@ use crate::driver::replica::apply::known::{Known, Met, is_hidden, meet};
 use crate::driver::replica::apply::{Fault, link_object, shape};
 use crate::driver::replica::directory::{Directory, is_dot};
 use crate::driver::replica::identity::{self, Numbering};
-use crate::driver::replica::object::reopen;
+use crate::driver::replica::object::{above, reopen};
 use crate::types::replica::{ObjectId, Region};
 use crate::wire::replica::{Attribute, Copied, Copying, Digest, Entry, Meta, Unit};
 
@@ -101,7 +101,7 @@ impl Target {
             }
             Copying::Contents { object, offset } => {
                 if let Some(file) = self.file(object)? {
-                    write_all(&*file, offset, bulk).doing("write what was copied")?;
+                    self.write_copied(&file, offset, bulk).doing("write what was copied")?;
                 }
                 Ok(None)
             }
@@ -285,7 +285,7 @@ impl Target {
         let met = Met { fd, stat, number: Some(entry.object) };
         if stat.st_nlink > 0 && shape::is_kind(&met, &entry.kind)? {
             let brought = if met.is_directory() {
-                bring_directory(&met, parent, &entry.name)
+                bring_directory(&met, self.known.root(), parent, &entry.name)
             } else {
                 link_object(met.fd.as_fd(), parent, &entry.name).map(|()| true)
             };
@@ -358,6 +358,19 @@ impl Target {
         Ok(())
     }
 
+    /// What lies in limbo may be wanted again, and would then be copied again: room for what is wanted now comes first.
+    fn write_copied(&mut self, file: &OwnedFd, offset: u64, contents: &[u8]) -> Result<(), Errno> {
+        match write_all(file, offset, contents) {
+            Err(Errno::NOSPC | Errno::DQUOT) => {
+                self.files.close_all();
+                self.empty_limbo()?;
+                self.known.forget_gone();
+                write_all(file, offset, contents)
+            }
+            written => written,
+        }
+    }
+
     /// However deep it is: what lies in a directory is brought up first.
     fn empty_limbo(&mut self) -> Result<(), Errno> {
         loop {
@@ -394,9 +407,13 @@ impl Target {
 }
 
 /// A directory has one name: it is looked for where it is. False: it has none.
-fn bring_directory(met: &Met, parent: BorrowedFd<'_>, name: &[u8]) -> Result<bool, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let above = rustix::fs::openat(&met.fd, "..", flags, Mode::empty())?;
+fn bring_directory(
+    met: &Met,
+    root: BorrowedFd<'_>,
+    parent: BorrowedFd<'_>,
+    name: &[u8],
+) -> Result<bool, Errno> {
+    let above = above(met.fd.as_fd(), root)?;
     for own in names_of(above.as_fd())? {
         let Ok(stat) = rustix::fs::statat(&above, &*own, AtFlags::SYMLINK_NOFOLLOW) else { continue };
         if (stat.st_ino, stat.st_dev) == (met.stat.st_ino, met.stat.st_dev) {

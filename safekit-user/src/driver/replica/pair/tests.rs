@@ -287,6 +287,32 @@ fn a_node_that_comes_back_gets_what_it_missed_and_nothing_else() {
 }
 
 #[test]
+fn what_was_changed_in_directories_that_both_have_had_for_long_is_carried_over() {
+    let Some(mut stage) = Stage::mirrored() else { return };
+    let top = stage.mount(0);
+    fs::create_dir_all(top.join("deep/er")).unwrap();
+    fs::create_dir_all(top.join("moves/inner")).unwrap();
+    write_and_sync(&top.join("deep/er/file"), &[1; 100_000]);
+    write_and_sync(&top.join("moves/inner/file"), b"as it was");
+    // What serves anew counts nothing of what is there as new.
+    stage.order(0, Order::Follow);
+    stage.until("it serves no longer", |stage| !stage.info(0).role.leads());
+    stage.order(0, Order::Lead { force: false });
+    stage.until_in_sync(0);
+    stage.stop(1);
+    stage.until("it serves alone", |stage| stage.info(0).role == MirrorRole::Alone);
+    let file = File::options().write(true).open(top.join("deep/er/file")).unwrap();
+    file.write_all_at(b"changed", 70_000).unwrap();
+    drop(file);
+    fs::rename(top.join("moves"), top.join("deep/er/moved")).unwrap();
+    stage.start(1);
+    stage.until_in_sync(0);
+    stage.assert_same();
+    let resync = stage.info(0).resync.expect("there was one");
+    assert!(!resync.everything && resync.bytes < 100_000, "{resync:?}");
+}
+
+#[test]
 fn roles_change_hands_in_order() {
     let Some(stage) = Stage::mirrored() else { return };
     write_and_sync(&stage.mount(0).join("from a"), b"a");

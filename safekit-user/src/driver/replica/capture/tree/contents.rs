@@ -78,12 +78,14 @@ impl Tree {
             let written = match by {
                 Some(caller) => caller.changes(file.as_fd(), write),
                 None => write(),
-            }?;
+            };
+            // Also what could not be written: a file system may have set the time before it found no room.
+            self.was_modified(number);
+            let written = written?;
             told.write(Operation::Write { object, offset }, &data[..written]);
             if by.is_some() {
                 told.say(Operation::Meta { object, meta: shape::meta(&rustix::fs::fstat(&*file)?) });
             }
-            self.was_modified(number);
             Ok(written)
         };
         self.change_contents(number, &touched(object, offset, data.len() as u64), make, answer);
