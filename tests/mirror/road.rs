@@ -28,7 +28,7 @@ struct State {
     barred: bool,
     held: bool,
     delay: Duration,
-    /// So many bytes pass from the node that dials, then all is cut.
+    /// So many bytes pass, both ways together, then all is cut.
     left: Option<usize>,
     /// Both ends of each connection that passes.
     passing: Vec<TcpStream>,
@@ -51,7 +51,7 @@ impl Road {
         self.0.cut(&mut self.0.state());
     }
 
-    /// … after so many more bytes from the node that dials.
+    /// … after so many more bytes, both ways together.
     pub(crate) fn cut_after(&self, bytes: usize) {
         self.0.state().left = Some(bytes);
     }
@@ -126,14 +126,14 @@ impl Shared {
         }
         state.passing.retain(|stream| stream.peer_addr().is_ok());
         state.passing.extend([near.try_clone()?, far.try_clone()?]);
-        for (from, to, counts) in [(near, far, true), (far, near, false)] {
+        for (from, to) in [(near, far), (far, near)] {
             let (shared, from, to) = (Arc::clone(self), from.try_clone()?, to.try_clone()?);
-            std::thread::spawn(move || shared.carry(&from, &to, counts));
+            std::thread::spawn(move || shared.carry(&from, &to));
         }
         Ok(())
     }
 
-    fn carry(&self, mut from: &TcpStream, mut to: &TcpStream, counts: bool) {
+    fn carry(&self, mut from: &TcpStream, mut to: &TcpStream) {
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {
             let length = match from.read(&mut chunk) {
@@ -142,7 +142,7 @@ impl Shared {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(_) => break,
             };
-            let (delay, passing) = self.wait_to_pass(length, counts);
+            let (delay, passing) = self.wait_to_pass(length);
             std::thread::sleep(delay);
             let written = to.write_all(&chunk[..passing]);
             if passing < length {
@@ -157,17 +157,17 @@ impl Shared {
     }
 
     /// How many bytes of so many, and how much later.
-    fn wait_to_pass(&self, length: usize, counts: bool) -> (Duration, usize) {
+    fn wait_to_pass(&self, length: usize) -> (Duration, usize) {
         let waits = |state: &mut State| state.held && !state.barred;
         let mut state = self.changed.wait_while(self.state(), waits).unwrap_or_else(PoisonError::into_inner);
         state.passed += length as u64;
         let passing = match &mut state.left {
-            Some(left) if counts && *left < length => *left,
-            Some(left) if counts => {
+            Some(left) if *left < length => std::mem::take(left),
+            Some(left) => {
                 *left -= length;
                 length
             }
-            Some(_) | None => length,
+            None => length,
         };
         (state.delay, passing)
     }

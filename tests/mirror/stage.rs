@@ -17,7 +17,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -27,6 +27,7 @@ use rustix::process::{Pid, Signal};
 use safekit::driver::clock;
 use safekit::driver::replica::service::socket_path;
 use safekit::front::demo::farm::write_key;
+use safekit::types::Instant;
 use safekit::types::mirror::{CopyInfo, MirrorOrder, ReplicaReply, ReplicaRequest};
 use safekit::types::replica::MirrorRole;
 use safekit_tests::lab;
@@ -46,6 +47,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(10);
 /// Calls into a dead mount end with its process; whoever still does not is ended with this program.
 const GRACE: Duration = Duration::from_secs(15);
+/// All stories together, but for one that was asked for more rounds than that.
+const TIER_MAX: Duration = Duration::from_secs(600);
 /// Of a process's log, for whoever reads about a failure.
 const LAST_LINES: usize = 30;
 
@@ -97,12 +100,18 @@ pub(crate) fn story(
     let Some(_alone) = lab::enter() else { return Ok(()) };
     let base = base_directory(name)?;
     let killed: Victims = Arc::default();
-    let _watchdog = Watchdog::start(name, options.within, Arc::clone(&killed));
+    let _watchdog = Watchdog::start(name, time_left(options.within), Arc::clone(&killed));
     in_new_namespace(move || {
         let mut stage = Stage::make(base, options, killed)?;
         let told = tell(&mut stage);
         told.map_err(|error| anyhow::anyhow!("{error:#}\n{}", stage.last_words()))
     })
+}
+
+fn time_left(within: Duration) -> Duration {
+    static BEGUN: OnceLock<Instant> = OnceLock::new();
+    let end = *BEGUN.get_or_init(clock::now) + TIER_MAX;
+    if within > TIER_MAX { within } else { within.min(end.since(clock::now())) }
 }
 
 /// Beside the program, because it has to be a disk; what runs that were killed have left there is removed.
