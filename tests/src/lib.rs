@@ -16,4 +16,5 @@ pub mod replica;
 pub mod rows;
 pub mod rules;
 pub mod sim;
+pub mod twin;
 pub mod wire;

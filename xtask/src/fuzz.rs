@@ -18,7 +18,8 @@ const ARTIFACTS: &str = "fuzz/artifacts";
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// What to look at: `packet` is parser and verdict of the filter, `beat`, `link` and `control` what is heard of nodes
-    /// and users, `rules` the language of failover rules.
+    /// and users, `rules` the language of failover rules, `replica` what a node hears of the other one of a mirror, and its
+    /// record on the disk.
     #[arg(long, default_value = "packet")]
     target: String,
     /// How long to look.

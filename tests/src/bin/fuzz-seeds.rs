@@ -21,6 +21,7 @@ fn main() -> Result<()> {
         "link" => safekit_tests::link::seeds(),
         "beat" => safekit_tests::beat::seeds(),
         "control" => safekit_tests::control::seeds(),
+        "replica" => safekit_tests::twin::seeds(),
         _ => Vec::new(),
     };
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::compared::Compared;
 use super::find::{Inside, walk};
 use crate::driver::replica::object::{FileHandle, reopen};
 use crate::driver::replica::watch::Trace;
@@ -29,6 +30,9 @@ pub(super) struct Memory {
     index: Option<Index>,
     /// What is missing and may be there.
     uncertain: BTreeSet<ObjectId>,
+    /// Once a pass was over everything: what it has met. What moves meanwhile from where nobody has been to where somebody
+    /// was is met for the first time by a later pass, and nothing but its name is recorded.
+    compared: Option<Compared>,
 }
 
 #[derive(Debug)]
@@ -45,11 +49,26 @@ type Listed = BTreeMap<ObjectId, (FileHandle, Changed)>;
 type Changed = (i64, u64);
 
 impl Memory {
-    pub(super) fn begin_pass(&mut self, touches: &[Touch]) {
+    pub(super) fn begin_pass(&mut self, touches: &[Touch], everything: bool) {
+        if everything {
+            self.compared = Some(Compared::default());
+        }
         self.wanted = touches.iter().map(|touch| touch.region.object).collect();
         self.unproven.get_or_insert_with(|| self.wanted.clone());
         self.index.take_if(|index| !index.exact);
         self.uncertain.clear();
+    }
+
+    /// It is compared now, with all that is in it.
+    pub(super) fn is_compared(&mut self, object: ObjectId) {
+        if let Some(compared) = &mut self.compared {
+            compared.add(object);
+        }
+    }
+
+    /// A pass over everything has missed it.
+    pub(super) fn was_missed(&self, object: ObjectId) -> bool {
+        self.compared.as_ref().is_some_and(|compared| !compared.has(object))
     }
 
     /// Its trace is right: as long as this node is the source, it stays so.

@@ -18,6 +18,7 @@
 //! Answers come in the order of the questions, so many questions are under way at once. The source reads while
 //! applications write: what it reads torn is marked again by that write, and is part of the next pass.
 
+mod compared;
 mod find;
 mod index;
 mod source;

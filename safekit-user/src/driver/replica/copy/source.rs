@@ -92,11 +92,11 @@ impl Source {
         traces: &dyn Fn(ObjectId) -> Option<Trace>,
         wire: &mut dyn Wire,
     ) -> Result<Vec<ObjectId>, Failure> {
-        self.memory.begin_pass(&work.touches);
-        let finder = Finder::new(self.root.as_fd(), &self.numbering, traces, &mut self.memory)
-            .map_err(io("open the directory"))?;
         let everything =
             work.everything || work.touches.iter().any(|touch| touch.region == Region::EVERYTHING);
+        self.memory.begin_pass(&work.touches, everything);
+        let finder = Finder::new(self.root.as_fd(), &self.numbering, traces, &mut self.memory)
+            .map_err(io("open the directory"))?;
         let pass = Pass {
             finder,
             wire,
@@ -308,6 +308,7 @@ impl Pass<'_> {
         if !self.finder.place(&found, self.wire)? {
             return Ok(());
         }
+        self.finder.memory.is_compared(object);
         let handle = FileHandle::of(found.fd.as_fd()).map_err(io("find a directory"))?;
         self.to_finish.push((depth, object, handle));
         let (mut entries, mut listed) = (Vec::new(), Vec::new());
@@ -390,7 +391,8 @@ impl Pass<'_> {
         let missing: HashSet<_> = missing.iter().copied().collect();
         for Listed { object, handle, is_directory, has_other_names } in entries {
             let is_missing = missing.contains(&object);
-            if !is_missing && !self.everything && object.0 < self.fresh_from {
+            let is_recorded = self.everything || object.0 >= self.fresh_from;
+            if !is_missing && !is_recorded && !self.finder.memory.was_missed(object) {
                 continue;
             }
             if is_directory {
@@ -405,6 +407,7 @@ impl Pass<'_> {
             }
             if is_missing || self.done.insert(object) {
                 self.done.insert(object);
+                self.finder.memory.is_compared(object);
                 let how = if is_missing { How::Fill } else { How::CompareAll };
                 self.jobs.push_back((object, handle, how));
             }

@@ -26,6 +26,8 @@ struct Direct<'a> {
     left: u64,
     contents_bytes: u64,
     files_filled: u64,
+    /// When the names of this directory have been sent.
+    meanwhile: Option<(ObjectId, Box<dyn FnOnce()>)>,
 }
 
 impl Wire for Direct<'_> {
@@ -40,11 +42,17 @@ impl Wire for Direct<'_> {
             }
             Frame::Copying(copying) => {
                 self.contents_bytes += bulk.len() as u64;
+                let listed =
+                    if let Copying::Names { directory, .. } = &copying { Some(*directory) } else { None };
                 let answer = self.target.handle(copying, bulk).expect("a disk with room");
                 if let Some(Copied::Placed { missing, .. }) = &answer {
                     self.files_filled += missing.len() as u64;
                 }
                 self.answers.extend(answer);
+                if let Some((_, change)) = self.meanwhile.take_if(|(directory, _)| Some(*directory) == listed)
+                {
+                    change();
+                }
             }
             other => panic!("not of a copy: {other:?}"),
         }
@@ -258,6 +266,18 @@ impl Copies {
 
     /// One resynchronisation; `cut`: the connection ends after so many frames.
     fn copy(&mut self, everything: bool, cut: Option<u64>) -> Option<(u64, u64)> {
+        let work = Work { number: 0, everything, fresh_from: u64::MAX, touches: self.touches.clone() };
+        self.copy_while(work, cut, None, Vec::new())
+    }
+
+    /// `meanwhile` happens when the names of that directory have been sent, and marks `touches`.
+    fn copy_while(
+        &mut self,
+        mut work: Work,
+        cut: Option<u64>,
+        meanwhile: Option<(ObjectId, Box<dyn FnOnce()>)>,
+        mut touches: Vec<Touch>,
+    ) -> Option<(u64, u64)> {
         let root = open(&self.root("target"));
         let mut target = Target::open(root, Arc::clone(&self.numbering[1])).expect("a directory");
         let mut wire = Direct {
@@ -266,17 +286,20 @@ impl Copies {
             left: cut.unwrap_or(u64::MAX),
             contents_bytes: 0,
             files_filled: 0,
+            meanwhile,
         };
         let source = open(&self.root("source"));
         let numbering = Arc::clone(&self.numbering[0]);
         let mut source = Source::open(source.as_fd(), numbering, Arc::default()).expect("a directory");
         let traces = self.traces.clone();
-        let mut work = Work { number: 0, everything, fresh_from: u64::MAX, touches: self.touches.clone() };
         loop {
             self.passes += 1;
             work.number = self.passes;
             match source.pass(&work, &|object| traces.get(&object).cloned(), &mut wire) {
-                Ok(lost) if lost.is_empty() => break,
+                Ok(lost) if lost.is_empty() && touches.is_empty() => break,
+                Ok(lost) if lost.is_empty() => {
+                    (work.everything, work.touches) = (false, std::mem::take(&mut touches));
+                }
                 Ok(lost) => work.touches.extend(lost.into_iter().flat_map(|object| {
                     [Touch::all(Region::whole(object)), Touch::all(Region::names(object))]
                 })),
@@ -395,6 +418,37 @@ fn little_is_moved_for_a_little_change() {
     }
     let (moved, _) = copies.copy(false, None).expect("nobody cuts it");
     assert_eq!(moved, 8 * 4096, "the blocks that changed, and no more");
+    copies.assert_same();
+}
+
+/// From where nobody has been yet to where somebody was.
+#[test]
+fn what_moves_while_everything_is_compared_is_compared_too() {
+    let Some(mut copies) = Copies::new(7) else { return };
+    let root = copies.root("source");
+    let [a, z] = ["a", "z"].map(|it| root.join(it));
+    fs::create_dir(&a).expect("a directory");
+    fs::create_dir_all(z.join("deep")).expect("a directory");
+    let numbers = [&a, &z].map(|it| copies.number(it));
+    assert!(numbers[0] < numbers[1], "they are listed in this order");
+    for path in ["z/file", "z/deep/file"] {
+        fs::write(root.join(path), vec![7; 200_000]).expect("a file");
+    }
+    copies.copy(true, None).expect("nobody cuts it");
+    for path in ["z/file", "z/deep/file"] {
+        let file = fs::OpenOptions::new().write(true).open(copies.root("target").join(path)).expect("a file");
+        file.write_all_at(b"another", 70_000).expect("a file");
+    }
+    let moves = move || {
+        for name in ["file", "deep"] {
+            fs::rename(z.join(name), a.join(name)).expect("it is free");
+        }
+    };
+    let touches = numbers.into_iter().flat_map(|it| [Region::names(it), Region::meta(it)].map(Touch::all));
+    let work = Work { number: 0, everything: true, fresh_from: u64::MAX, touches: Vec::new() };
+    let meanwhile: Box<dyn FnOnce()> = Box::new(moves);
+    let moved = copies.copy_while(work, None, Some((numbers[0], meanwhile)), touches.collect());
+    assert_eq!(moved, Some((2 * 4096, 0)), "a block of each");
     copies.assert_same();
 }
 

@@ -127,6 +127,11 @@ impl Store {
     }
 }
 
+/// What the bytes of a record say, whatever they are. The error is the number of a format that is not read.
+pub fn read(bytes: &[u8]) -> Result<Kept, u32> {
+    blocks::read(bytes).map(|found| found.state.kept())
+}
+
 fn lock(directory: &File) -> Result<OwnedFd, Error> {
     let doing = "lock the record of this copy";
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
