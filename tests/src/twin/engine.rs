@@ -112,7 +112,7 @@ impl World {
                 self.open.insert(ticket);
                 self.flushes.push(ticket);
                 let flush =
-                    Input::Flush { ticket, object: ObjectId(u64::from(which)), data_only: which % 2 == 0 };
+                    Input::Flush { ticket, object: ObjectId(u64::from(which)), data_only: which.is_multiple_of(2) };
                 self.tell(flush);
             }
             4 if !self.flushes.is_empty() => {
@@ -142,7 +142,7 @@ impl World {
             }
             12 => {
                 if let Some(position) = self.engine.expects() {
-                    self.tell(Input::Applied { position, more: which % 2 == 0 });
+                    self.tell(Input::Applied { position, more: which.is_multiple_of(2) });
                 }
             }
             13 => {
