@@ -111,8 +111,11 @@ impl World {
                 let ticket = self.ticket();
                 self.open.insert(ticket);
                 self.flushes.push(ticket);
-                let flush =
-                    Input::Flush { ticket, object: ObjectId(u64::from(which)), data_only: which.is_multiple_of(2) };
+                let flush = Input::Flush {
+                    ticket,
+                    object: ObjectId(u64::from(which)),
+                    data_only: which.is_multiple_of(2),
+                };
                 self.tell(flush);
             }
             4 if !self.flushes.is_empty() => {

@@ -461,6 +461,10 @@ impl Mirror {
         match order {
             Order::Lead { .. } => {
                 if self.leading.steps_down.take().is_some() {
+                    if self.role() != MirrorRole::Prim {
+                        // It was for the way down, and the next way down needs one of its own.
+                        self.leading.checkpoint = None;
+                    }
                     self.open_gate();
                 }
                 self.reconsider(now);

@@ -200,6 +200,24 @@ fn who_serves_no_longer_has_everything_on_both_disks_first() {
     assert_eq!(said, [Output::Refuse(Ticket(9))]);
 }
 
+/// Found by the fuzzer: the second time it waited for a flush that had been taken back, and applications for ever.
+#[test]
+fn a_node_alone_that_is_told_to_lead_again_can_step_down_later() {
+    let mut story = Story::new(Copy { peer_out: true, ..copy(2, &[1]) });
+    story.tell(Input::Order(Order::Lead { force: false }));
+    let sync = |said: &[Output]| match said {
+        [Output::SyncHere { number }] => *number,
+        said => panic!("{said:?}"),
+    };
+    let first = sync(story.tell(Input::Order(Order::Follow)));
+    story.tell(Input::Order(Order::Lead { force: false }));
+    story.tell(Input::SyncedHere { number: first });
+    assert_eq!(story.engine.role(), MirrorRole::Alone);
+    let second = sync(story.tell(Input::Order(Order::Follow)));
+    story.tell(Input::SyncedHere { number: second });
+    assert_eq!(story.engine.role(), MirrorRole::Wait);
+}
+
 #[test]
 fn what_does_not_belong_here_ends_the_connection() {
     let strange: [(&str, Message, Closing); 5] = [
