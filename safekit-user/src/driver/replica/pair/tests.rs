@@ -440,11 +440,13 @@ fn what_the_other_node_has_renamed_goes_by_its_new_name() {
     let Some(mut stage) = Stage::mirrored() else { return };
     let top = stage.mount(0);
     fs::create_dir_all(top.join("old/er")).unwrap();
+    fs::create_dir(top.join("plain")).unwrap();
     write_and_sync(&top.join("old/file"), b"one");
-    let directory = open(&stage.mount(1).join("old/er"));
+    let directories = ["old/er", "plain"].map(|it| open(&stage.mount(1).join(it)));
     let place = open(&stage.mount(1).join("old/file"));
     fs::rename(top.join("old"), top.join("new")).unwrap();
     fs::rename(top.join("new/file"), top.join("other")).unwrap();
+    fs::rename(top.join("plain"), top.join("simple")).unwrap();
     stage.assert_same();
     stage.order(0, Order::Follow);
     stage.until("it serves no longer", |stage| !stage.info(0).role.leads());
@@ -452,11 +454,13 @@ fn what_the_other_node_has_renamed_goes_by_its_new_name() {
     stage.until_in_sync(1);
     check_told_after_a_reconnection(&mut stage, 1, || {
         let proc = |fd: &OwnedFd| crate::driver::replica::object::proc_path(fd.as_fd());
-        write_and_sync(&proc(&directory).join("made"), b"made");
+        directories.iter().for_each(|it| write_and_sync(&proc(it).join("made"), b"made"));
         let file = File::options().append(true).open(proc(&place)).unwrap();
         file.set_permissions(fs::Permissions::from_mode(0o604)).unwrap();
     });
-    assert_eq!(fs::read(stage.below(0).join("new/er/made")).unwrap(), b"made");
+    for directory in ["new/er", "simple"] {
+        assert_eq!(fs::read(stage.below(0).join(directory).join("made")).unwrap(), b"made");
+    }
 }
 
 #[test]

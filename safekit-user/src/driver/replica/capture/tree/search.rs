@@ -10,7 +10,7 @@ use super::Tree;
 use crate::driver::replica::apply::known::is_hidden;
 use crate::driver::replica::directory::{Directory, is_dot};
 use crate::driver::replica::identity::{self, ROOT};
-use crate::driver::replica::object::{FileHandle, reopen};
+use crate::driver::replica::object::{FileHandle, above, reopen};
 use crate::types::replica::ObjectId;
 
 /// Directories below each other: more, and something is wrong.
@@ -56,7 +56,7 @@ impl Tree {
         let object = self.object(number)?;
         let stat = rustix::fs::fstat(&object)?;
         let found = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            above(object.as_fd(), &stat)?
+            named_above(object.as_fd(), self.root.as_fd(), &stat)?
         } else if stat.st_nlink > 0 {
             self.walk_for(&stat)?
         } else {
@@ -110,10 +110,13 @@ impl Tree {
     }
 }
 
-/// A directory knows what lies above it.
-fn above(directory: BorrowedFd<'_>, wanted: &Stat) -> Result<Option<(OwnedFd, Vec<u8>)>, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let above = match rustix::fs::openat(directory, "..", flags, Mode::empty()) {
+/// A directory knows what lies above it. `root`: the replicated directory.
+fn named_above(
+    directory: BorrowedFd<'_>,
+    root: BorrowedFd<'_>,
+    wanted: &Stat,
+) -> Result<Option<(OwnedFd, Vec<u8>)>, Errno> {
+    let above = match above(directory, root) {
         Ok(above) => above,
         Err(Errno::NOENT | Errno::STALE) => return Ok(None),
         Err(error) => return Err(error),
