@@ -31,6 +31,18 @@ impl Directory {
         Self { fd, reading: Mutex::new(()) }
     }
 
+    /// All of them, but for itself and the one above.
+    pub(super) fn names(&self) -> Result<Vec<Vec<u8>>, Errno> {
+        let mut names = Vec::new();
+        self.read(0, |entry| {
+            if !is_dot(&entry.name) {
+                names.push(entry.name.to_bytes().to_vec());
+            }
+            Ok(true)
+        })?;
+        Ok(names)
+    }
+
     /// From a position on, until `take` wants no more.
     pub(super) fn read(
         &self,

@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The directories; none once it stops.
 type Pairs = Arc<RwLock<Option<Vec<Pair>>>>;
 
-/// Takes requests until one of them, or `told_to_stop`, ends it; then everything is unmounted in order.
+/// Takes requests until one of them, or whoever else has a `stop`, ends it; then everything is unmounted in order.
 pub fn serve(
     socket: &Path,
     pairs: Vec<Pair>,

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::index::Memory;
 use super::{Failure, Wire};
 use crate::driver::replica::apply::known::is_hidden;
-use crate::driver::replica::directory::{Directory, is_dot};
+use crate::driver::replica::directory::Directory;
 use crate::driver::replica::identity::{self, Numbering};
 use crate::driver::replica::object::{FileHandle, above, reopen};
 use crate::driver::replica::watch::Trace;
@@ -310,12 +310,5 @@ pub(super) fn names_of(directory: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
         Err(Errno::NOENT | Errno::STALE) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let mut names = Vec::new();
-    open.read(0, |entry| {
-        if !is_dot(&entry.name) {
-            names.push(entry.name.to_bytes().to_vec());
-        }
-        Ok(true)
-    })?;
-    Ok(names)
+    open.names()
 }

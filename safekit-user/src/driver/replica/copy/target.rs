@@ -17,7 +17,7 @@ use crate::driver::replica::apply::fault::Doing as _;
 use crate::driver::replica::apply::files::{Files, again, read_full, write_all};
 use crate::driver::replica::apply::known::{Known, Met, is_hidden, meet};
 use crate::driver::replica::apply::{Fault, link_object, shape};
-use crate::driver::replica::directory::{Directory, is_dot};
+use crate::driver::replica::directory::Directory;
 use crate::driver::replica::identity::{self, Numbering};
 use crate::driver::replica::object::{above, reopen};
 use crate::types::replica::{ObjectId, Region};
@@ -450,14 +450,7 @@ fn write_zeros(file: BorrowedFd<'_>, mut offset: u64, mut length: u64) -> Result
 
 fn names_of(directory: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
     let directory = Directory::new(reopen(directory, OFlags::RDONLY | OFlags::DIRECTORY)?);
-    let mut names = Vec::new();
-    directory.read(0, |entry| {
-        if !is_dot(&entry.name) {
-            names.push(entry.name.to_bytes().to_vec());
-        }
-        Ok(true)
-    })?;
-    Ok(names)
+    directory.names()
 }
 
 fn open_limbo(root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {

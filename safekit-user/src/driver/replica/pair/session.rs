@@ -19,9 +19,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// After a connection that did not last: what ended it may be there still.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+const LASTED: Duration = Duration::from_secs(10);
 /// Answers that may wait for others.
 const ANSWERS_BYTES: usize = 64 * 1024;
-const LASTED: Duration = Duration::from_secs(10);
 
 /// Why this side ends a connection.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::Tree;
 use crate::driver::replica::apply::known::is_hidden;
-use crate::driver::replica::directory::{Directory, is_dot};
+use crate::driver::replica::directory::Directory;
 use crate::driver::replica::identity::{self, ROOT};
 use crate::driver::replica::object::{FileHandle, above, reopen};
 use crate::types::replica::ObjectId;
@@ -131,14 +131,7 @@ fn names_of(directory: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
         Err(Errno::NOENT | Errno::STALE) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let mut names = Vec::new();
-    open.read(0, |entry| {
-        if !is_dot(&entry.name) {
-            names.push(entry.name.to_bytes().to_vec());
-        }
-        Ok(true)
-    })?;
-    Ok(names)
+    open.names()
 }
 
 fn look(directory: BorrowedFd<'_>, name: &[u8]) -> Option<Stat> {
